@@ -1,0 +1,2 @@
+//! The reference platform.
+fn main() {}

@@ -1,0 +1,1 @@
+//! triggerd fires functions from object-storage events.
