@@ -1,0 +1,1 @@
+//! The two-way handshake and the reconciler.

@@ -1,0 +1,1 @@
+//! Decode, recognise repeats, match, hand to dispatch; holds the acknowledgement until all is settled or parked.

@@ -1,0 +1,1 @@
+//! Signals, stopping in two phases, readiness and the watchdog.

@@ -1,0 +1,276 @@
+//! The queue: what this daemon has taken responsibility for, on its own disk.
+//!
+//! Parked deliveries with their events, dead letters and quarantine live in `queue.db` in the state directory (SQLite,
+//! WAL, `synchronous=FULL`), as a mail server owns its spool. One process owns the directory, so there are no leases
+//! and no claims: what runs now is known in memory, and after a crash every row is due at its time.
+//!
+//! One writer takes the commands that have come in meanwhile, makes one transaction of them and answers them after its
+//! commit (group commit): an `Ok` means that it is on disk.
+//!
+//! **Withdrawing.** A delivery is parked while its first attempt may still be running. Its [`Ticket`] says who was
+//! first: the writer, sealing its batch, or the attempt's result, withdrawing the row. After the seal the result is
+//! recorded by the ordinary verbs. Parking or dead-lettering an id that is already there changes nothing.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::domain::{
+    clock::Timestamp,
+    delivery::{DeadReason, Delivery, FunctionRef},
+    ids::{BindingId, DeliveryId},
+    outcome::Attempt,
+};
+
+/// What went wrong with the queue.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The disk, or the file on it, failed; nothing of the batch is safe.
+    #[error("the queue file cannot be written ({verb})")]
+    Failed {
+        /// What was asked of it.
+        verb: &'static str,
+        /// What it said.
+        #[source]
+        source: Arc<sqlx::Error>,
+    },
+    /// The file has reached its bound, the room for dead letters included.
+    #[error(
+        "the queue file is full ({bytes} bytes); make room by replaying or discarding dead letters, or raise `queue.max_bytes`"
+    )]
+    Full {
+        /// Its size.
+        bytes: u64,
+    },
+    /// A row that does not make sense.
+    #[error("queue table `{table}`, row {row}: column `{column}` cannot be read: {problem}")]
+    Corrupt {
+        /// Which table.
+        table: &'static str,
+        /// Which column.
+        column: &'static str,
+        /// The row's key.
+        row: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The schema was made by a newer version of triggerd.
+    #[error(
+        "queue.db was migrated by a newer triggerd (migration {version} is unknown here); upgrade this daemon"
+    )]
+    Newer {
+        /// The migration that is unknown.
+        version: i64,
+    },
+    /// A migration failed.
+    #[error("migrating queue.db failed")]
+    Migration(#[source] Arc<sqlx::migrate::MigrateError>),
+    /// The writer has ended; the daemon is on its way down.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+/// Who was first: the batch that seals a row, or the attempt that makes it unnecessary.
+#[derive(Debug, Clone, Default)]
+pub struct Ticket(Arc<AtomicU8>);
+
+impl Ticket {
+    const OPEN: u8 = 0;
+    const SEALED: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    /// Takes the row back; false when a batch has sealed it already.
+    pub fn withdraw(&self) -> bool {
+        self.0.compare_exchange(Self::OPEN, Self::WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// For the writer: takes the row into its batch; false when it was withdrawn.
+    pub fn seal(&self) -> bool {
+        self.0.compare_exchange(Self::OPEN, Self::SEALED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// A delivery to be parked.
+#[derive(Debug, Clone)]
+pub struct Park {
+    /// What is parked.
+    pub delivery: Delivery,
+    /// When it is to be tried next.
+    pub due: Timestamp,
+    /// Not to be tried until its binding is released (degraded or paused).
+    pub held: bool,
+    /// The attempt that failed before, if one did.
+    pub attempt: Option<Attempt>,
+    /// To withdraw it by.
+    pub ticket: Ticket,
+}
+
+/// What came of parking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parked {
+    /// It is on disk now.
+    Written,
+    /// It was on disk before; nothing changed.
+    AlreadyThere,
+    /// It was withdrawn in time.
+    Withdrawn,
+    /// The function's share of the queue is used up: it became a dead letter.
+    Overflow,
+}
+
+/// A delivery to be tried again.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// Which.
+    pub id: DeliveryId,
+    /// When.
+    pub due: Timestamp,
+    /// Not to be tried until its binding is released.
+    pub held: bool,
+    /// Attempts that were the function's fault, now.
+    pub attempts: u32,
+    /// All attempts without success, now.
+    pub tries: u32,
+    /// The attempt that failed, if one did.
+    pub attempt: Option<Attempt>,
+}
+
+/// How much one function has parked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    /// Which function.
+    pub function: FunctionRef,
+    /// Deliveries that wait for their time (held ones not among them).
+    pub parked: u64,
+    /// When the first of them is due.
+    pub earliest_due: Option<Timestamp>,
+    /// Deliveries that are held.
+    pub held: u64,
+}
+
+/// What could never be processed.
+#[derive(Debug, Clone)]
+pub struct Quarantined {
+    /// The source that brought it.
+    pub source: String,
+    /// When.
+    pub received_at: Timestamp,
+    /// Why, for a person.
+    pub reason: String,
+    /// Its bytes, at most the first 64 KiB.
+    pub bytes: Vec<u8>,
+    /// Its whole length.
+    pub length: u64,
+}
+
+/// A delivery that was given up.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The delivery, with its event.
+    pub delivery: Delivery,
+    /// Why.
+    pub reason: DeadReason,
+    /// The last words about it, for a person.
+    pub detail: String,
+    /// When it was given up.
+    pub died_at: Timestamp,
+    /// Its attempts, oldest first; bounded.
+    pub attempts: Vec<Attempt>,
+    /// How often it was replayed before.
+    pub replays: u32,
+}
+
+/// Which dead letters to list: newest first.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterQuery {
+    /// Only this binding's.
+    pub binding: Option<BindingId>,
+    /// Only those of platforms' functions on this platform.
+    pub platform: Option<String>,
+    /// Only those that died before this one.
+    pub before: Option<DeliveryId>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// What becomes of a binding's parked deliveries when it is unbound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disposal {
+    /// They are forgotten.
+    Discard,
+    /// They become dead letters (*unbound*).
+    DeadLetter,
+}
+
+/// The verbs. Each `Ok` means: on disk.
+#[async_trait]
+pub trait Queue: Send + Sync + fmt::Debug {
+    /// Parks a delivery with its event.
+    async fn park(&self, park: Park) -> Result<Parked, QueueError>;
+
+    /// Removes a delivery that was delivered; whether it was there.
+    async fn delivered(&self, id: DeliveryId) -> Result<bool, QueueError>;
+
+    /// Puts a parked delivery off; whether it was there.
+    async fn retry(&self, retry: Retry) -> Result<bool, QueueError>;
+
+    /// Makes a dead letter of a delivery, parked or not; false when it was one already.
+    async fn bury(&self, letter: DeadLetter) -> Result<bool, QueueError>;
+
+    /// Keeps what can never be processed.
+    async fn quarantine(&self, item: Quarantined) -> Result<(), QueueError>;
+
+    /// Deliveries of one function that are due and not held, oldest due first, except those that run now.
+    async fn due(
+        &self,
+        function: &FunctionRef,
+        now: Timestamp,
+        running: &[DeliveryId],
+        limit: u32,
+    ) -> Result<Vec<Delivery>, QueueError>;
+
+    /// How much each function has parked.
+    async fn backlog(&self) -> Result<Vec<Backlog>, QueueError>;
+
+    /// Holds or releases every parked delivery of a binding; how many. A released one is due at `now`, and the time
+    /// for which it was held does not count for its age.
+    async fn hold(&self, binding: BindingId, held: bool, now: Timestamp) -> Result<u64, QueueError>;
+
+    /// How many deliveries a binding has parked.
+    async fn parked_of(&self, binding: BindingId) -> Result<u64, QueueError>;
+
+    /// Clears a binding's parked deliveries, except those that run now; how many.
+    async fn dispose(
+        &self,
+        binding: BindingId,
+        disposal: Disposal,
+        running: &[DeliveryId],
+        now: Timestamp,
+    ) -> Result<u64, QueueError>;
+
+    /// Attempts of a parked delivery, oldest first.
+    async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, QueueError>;
+
+    /// A page of dead letters, newest first.
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// One dead letter.
+    async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError>;
+
+    /// Parks a dead letter again, due now, its attempts and age beginning anew; false when there is none.
+    async fn replay(&self, id: DeliveryId, now: Timestamp) -> Result<Option<FunctionRef>, QueueError>;
+
+    /// Forgets a dead letter; whether there was one.
+    async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError>;
+
+    /// Bytes of the file in use, and its bound.
+    async fn usage(&self) -> Result<(u64, u64), QueueError>;
+}

@@ -1,0 +1,67 @@
+//! The last outcomes, in memory, for the question "did it fire, and what came of it?".
+
+use std::{collections::VecDeque, sync::Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    clock::Timestamp,
+    ids::{BindingId, DeliveryId, EventId},
+};
+
+/// One outcome, as it is shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecentOutcome {
+    /// When.
+    pub at: Timestamp,
+    /// Which event.
+    pub event: EventId,
+    /// Which delivery; none when the event matched no binding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<DeliveryId>,
+    /// To which binding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<BindingId>,
+    /// In which bucket.
+    pub bucket: String,
+    /// The object's key.
+    pub key: String,
+    /// What happened to it.
+    pub name: String,
+    /// What came of it: an outcome's class, `unmatched`, `parked`, `dead`, `callback_succeeded`, …
+    pub outcome: String,
+    /// How long the attempt took, in microseconds.
+    pub took_us: u64,
+    /// The result's or the error's beginning.
+    pub detail: String,
+}
+
+/// A ring of recent outcomes: fixed in size, the oldest go.
+#[derive(Debug)]
+pub struct Recent {
+    limit: usize,
+    ring: Mutex<VecDeque<RecentOutcome>>,
+}
+
+impl Recent {
+    /// A ring of this many.
+    pub fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), ring: Mutex::new(VecDeque::new()) }
+    }
+
+    /// Notes one.
+    pub fn note(&self, outcome: RecentOutcome) {
+        let mut ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if ring.len() >= self.limit {
+            ring.pop_front();
+        }
+        ring.push_back(outcome);
+    }
+
+    /// The last ones, newest first, of one binding or of all.
+    pub fn latest(&self, binding: Option<BindingId>, limit: usize) -> Vec<RecentOutcome> {
+        let ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let wanted = |outcome: &&RecentOutcome| binding.is_none() || outcome.binding == binding;
+        ring.iter().rev().filter(wanted).take(limit).cloned().collect()
+    }
+}
