@@ -106,9 +106,9 @@ mod tests {
     fn bytes_count_too_and_one_giant_passes_alone() {
         let bound = Bound::new(100, 1_000);
         let (pressure, giant) = bound.take(5_000);
-        assert_eq!(pressure, Pressure::Pressed);
+        assert_eq!(pressure, Pressed);
         assert!(bound.take(1).1.is_none());
         drop(giant);
-        assert_eq!(bound.take(1_000).0, Pressure::Free);
+        assert_eq!(bound.take(1_000).0, Free);
     }
 }
