@@ -1,1 +1,224 @@
-//! What becomes of a delivery after an attempt. Pure.
+//! What becomes of a delivery after an attempt. Pure: (delivery, outcome, policy, now, entropy) → verdict.
+//!
+//! * Success settles the delivery.
+//! * Throttling and platform faults wait and cost the function no attempt; the function's own faults do.
+//! * A permanent answer gives the delivery up at once.
+//! * A broken binding is put off, uncharged, until an inspection has looked at the platform's rule. When that inspection
+//!   found everything well, and an attempt begun after it, with the same revision of the binding, gets the same answer
+//!   again, the answer is believed: permanent.
+//! * An interrupted attempt costs nothing and is due at once.
+//!
+//! **Age.** An event is given up at its binding's maximum age, whatever the fault. A wait that would end beyond that
+//! moment is cut so that a last attempt falls just before it. While the clocks are in doubt (`age_in_doubt`), nothing
+//! is given up by age.
+
+use std::time::Duration;
+
+use crate::domain::{
+    binding::BindingSpec,
+    clock::Timestamp,
+    delivery::{DeadReason, Delivery},
+    outcome::{Class, Outcome},
+};
+
+/// What is to be done with the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Settled: the function (or its platform) has it.
+    Delivered,
+    /// To be tried again.
+    RetryAt {
+        /// When.
+        due: Timestamp,
+        /// Attempts that were the function's fault, now.
+        attempts: u32,
+        /// All attempts without success, now.
+        tries: u32,
+    },
+    /// Settled: it becomes a dead letter.
+    GivenUp(DeadReason),
+}
+
+/// What the decision rests on besides delivery, outcome and spec.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances {
+    /// The wall clock.
+    pub now: Timestamp,
+    /// A random number.
+    pub entropy: u64,
+    /// The wall clock jumped a short while ago: ages cannot be trusted.
+    pub age_in_doubt: bool,
+    /// The attempt began after an inspection that found the binding, in this revision, in step.
+    pub inspected: bool,
+}
+
+/// Decides.
+pub fn settle(
+    delivery: &Delivery,
+    outcome: &Outcome,
+    spec: &BindingSpec,
+    circumstances: Circumstances,
+) -> Verdict {
+    let charged = match outcome.class {
+        Class::Ok | Class::Accepted => return Verdict::Delivered,
+        Class::Permanent => return Verdict::GivenUp(DeadReason::Permanent),
+        Class::BindingBroken if circumstances.inspected => return Verdict::GivenUp(DeadReason::Permanent),
+        Class::Interrupted => {
+            return Verdict::RetryAt {
+                due: circumstances.now,
+                attempts: delivery.attempts,
+                tries: delivery.tries,
+            };
+        }
+        Class::FunctionFault => 1,
+        Class::Throttled | Class::PlatformFault | Class::BindingBroken => 0,
+    };
+    let attempts = delivery.attempts.saturating_add(charged);
+    let tries = delivery.tries.saturating_add(1);
+    if attempts >= spec.retry.max_attempts {
+        return Verdict::GivenUp(DeadReason::AttemptsExhausted);
+    }
+    let now = circumstances.now;
+    let mut due = spec.retry.next(now, tries, circumstances.entropy, outcome.retry_after);
+    if !circumstances.age_in_doubt {
+        let last_chance = last_chance(delivery, spec);
+        if last_chance <= now {
+            return Verdict::GivenUp(DeadReason::TooOld);
+        }
+        due = due.min(last_chance);
+    }
+    Verdict::RetryAt { due, attempts, tries }
+}
+
+/// Whether a delivery is older than its binding allows, to be asked before an attempt.
+pub fn is_too_old(delivery: &Delivery, spec: &BindingSpec, now: Timestamp) -> bool {
+    now.since(delivery.accepted_at) >= spec.max_event_age()
+}
+
+/// The latest moment at which an attempt still makes sense: a tenth of the age, at most a second, before the end.
+fn last_chance(delivery: &Delivery, spec: &BindingSpec) -> Timestamp {
+    let age = spec.max_event_age();
+    delivery.accepted_at.plus(age - (age / 10).min(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{
+        event::{Event, StorageName},
+        event_name::EventName,
+        ids::{BindingId, EventId},
+    };
+
+    const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
+
+    fn spec() -> BindingSpec {
+        serde_json::from_str(
+            r#"{"storage":"default","bucket":"photos","events":["s3:ObjectCreated:*"],"platform":"local",
+                "function":"thumb","max_event_age_s":100,
+                "retry":{"max_attempts":3,"first_wait_ms":1000,"max_wait_ms":10000}}"#,
+        )
+        .unwrap()
+    }
+
+    fn delivery(attempts: u32, tries: u32, age: u64) -> Delivery {
+        let event = Event {
+            id: EventId::from_bytes([1; 16]),
+            storage: StorageName::new("default"),
+            bucket: "photos".into(),
+            key: "in/a.jpg".into(),
+            name: EventName::new("s3:ObjectCreated:Put"),
+            time: NOW,
+            size: None,
+            etag: None,
+            content_type: None,
+            version_id: None,
+            sequencer: None,
+            principal: String::new(),
+            user_metadata: std::collections::BTreeMap::default(),
+            record: serde_json::value::RawValue::from_string("{}".into()).unwrap(),
+        };
+        let accepted = Timestamp::from_micros(NOW.as_micros() - i64::try_from(age).unwrap() * 1_000_000);
+        let function = spec().function.to_ref();
+        let mut delivery = Delivery::new(Arc::new(event), BindingId::from_bytes([2; 16]), function, accepted);
+        (delivery.attempts, delivery.tries) = (attempts, tries);
+        delivery
+    }
+
+    fn decide(delivery: &Delivery, class: Class, change: impl FnOnce(&mut Circumstances)) -> Verdict {
+        let mut circumstances =
+            Circumstances { now: NOW, entropy: u64::MAX, age_in_doubt: false, inspected: false };
+        change(&mut circumstances);
+        settle(delivery, &Outcome::new(class, None, ""), &spec(), circumstances)
+    }
+
+    #[test]
+    fn only_the_functions_own_faults_use_up_attempts() {
+        for class in [Class::Throttled, Class::PlatformFault, Class::BindingBroken] {
+            let verdict = decide(&delivery(2, 50, 0), class, |_| ());
+            assert!(matches!(verdict, Verdict::RetryAt { attempts: 2, tries: 51, .. }), "{class:?}");
+        }
+        assert_eq!(
+            decide(&delivery(2, 2, 0), Class::FunctionFault, |_| ()),
+            Verdict::GivenUp(DeadReason::AttemptsExhausted)
+        );
+    }
+
+    #[test]
+    fn interruption_costs_nothing() {
+        let verdict = decide(&delivery(1, 4, 99), Class::Interrupted, |_| ());
+        assert_eq!(verdict, Verdict::RetryAt { due: NOW, attempts: 1, tries: 4 });
+    }
+
+    #[test]
+    fn a_broken_binding_is_believed_only_after_an_inspection() {
+        assert!(matches!(decide(&delivery(0, 0, 0), Class::BindingBroken, |_| ()), Verdict::RetryAt { .. }));
+        let verdict = decide(&delivery(0, 0, 0), Class::BindingBroken, |c| c.inspected = true);
+        assert_eq!(verdict, Verdict::GivenUp(DeadReason::Permanent));
+    }
+
+    #[test]
+    fn age_ends_every_wait_unless_the_clock_is_in_doubt() {
+        let old = delivery(0, 7, 100);
+        assert_eq!(decide(&old, Class::PlatformFault, |_| ()), Verdict::GivenUp(DeadReason::TooOld));
+        assert!(is_too_old(&old, &spec(), NOW));
+        let verdict = decide(&old, Class::PlatformFault, |c| c.age_in_doubt = true);
+        assert!(matches!(verdict, Verdict::RetryAt { .. }));
+    }
+
+    #[test]
+    fn the_last_wait_ends_just_before_the_end() {
+        let Verdict::RetryAt { due, .. } = decide(&delivery(0, 7, 95), Class::PlatformFault, |_| ()) else {
+            panic!("given up too early")
+        };
+        assert_eq!(due, NOW.plus(Duration::from_secs(4)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_delivery_ends(entropy: u64, faults in proptest::collection::vec(0u8..3, 1..5_000)) {
+            let spec = spec();
+            let mut delivery = delivery(0, 0, 0);
+            let mut now = NOW;
+            for fault in faults {
+                let class = [Class::FunctionFault, Class::Throttled, Class::PlatformFault][usize::from(fault)];
+                let circumstances = Circumstances { now, entropy, age_in_doubt: false, inspected: false };
+                match settle(&delivery, &Outcome::new(class, None, ""), &spec, circumstances) {
+                    Verdict::RetryAt { due, attempts, tries } => {
+                        prop_assert!(due >= now && !is_too_old(&delivery, &spec, due));
+                        prop_assert!(attempts < spec.retry.max_attempts);
+                        (delivery.attempts, delivery.tries, now) = (attempts, tries, due.plus(Duration::from_millis(5)));
+                    }
+                    verdict => {
+                        prop_assert!(matches!(verdict, Verdict::GivenUp(_)));
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,14 +1,65 @@
-//! Dispatch: permits and pacing per function; attempt → verdict → settle or park; takes up due deliveries.
+//! Dispatch moves deliveries: a permit, an attempt, a verdict, and then settle or park.
+//!
+//! It decides nothing: `platform` says what came of an attempt, `settle` what becomes of the delivery, `queue` records it.
+//!
+//! **First attempts** (`first`) come from intake and are made from memory. A delivery that settles within its source's
+//! `ack_within` costs no database write at all. One that does not is parked while its attempt goes on; the attempt owns
+//! the row and removes or puts it off when it ends. Of a source that never redelivers, the delivery is parked first.
+//!
+//! **Parked deliveries** (`parked`) are taken up by one pump, oldest due first, per function and only for free permits.
+//! A function with due deliveries gets new events parked at once, so that they keep their order.
+//!
+//! **What runs now** is known in memory only: [`Running`] holds every delivery that an attempt owns, and keeps the pump
+//! (and a repeat of the event) from it. After a crash nothing runs, and every row is due at its time: at least once.
+//!
+//! **Stopping.** Soft: the pump takes nothing up any more, running attempts go on. Hard: attempts are cut off, which
+//! costs them nothing; what was not yet parked is parked, due at once.
+//!
+//! **When the disk fails**, functions that are well go on from memory; a delivery that cannot be parked is let go
+//! unacknowledged, so that its source keeps it; the pump waits a second between its looks.
+
+mod age;
+mod attempt;
+pub mod callback;
+mod custody;
+mod first;
+mod lane;
+mod parked;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::custody::{Custodian, Custody};
+use self::{age::JumpGuard, lane::Lane};
 use crate::{
     domain::{
-        delivery::FunctionRef,
+        binding::Binding,
+        clock::{Clock, Timestamp},
+        delivery::{Delivery, FunctionRef},
+        entropy::Entropy,
         ids::{BindingId, DeliveryId},
     },
-    queue::{Disposal, QueueError},
+    platform::Driver,
+    queue::{Disposal, Queue, QueueError},
+    telemetry::Recent,
 };
+
+/// What dispatch asks of the catalog.
+#[async_trait]
+pub trait Bindings: Send + Sync + std::fmt::Debug {
+    /// The binding as the mirror has it now, in whatever state; none when it is gone.
+    async fn binding(&self, id: BindingId) -> anyhow::Result<Option<Arc<Binding>>>;
+
+    /// The least concurrency that any binding of this function asks for; none when no binding calls it.
+    async fn function_limit(&self, function: &FunctionRef) -> Option<u32>;
+}
 
 /// What others may ask of dispatch: the handle that the reconciler and the admin API get.
 #[async_trait]
@@ -24,4 +75,206 @@ pub trait Deliveries: Send + Sync + std::fmt::Debug {
 
     /// Clears a binding's parked deliveries; how many are left (those that run now).
     async fn clear(&self, binding: BindingId, disposal: Disposal) -> Result<u64, QueueError>;
+}
+
+/// How a source's deliveries are to be handled.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// How long the acknowledgement may wait for a first attempt, permit included.
+    pub ack_within: Duration,
+    /// The source never redelivers: on disk first, then fired.
+    pub park_first: bool,
+    /// The source is over its bound: parked without a first attempt.
+    pub pressed: bool,
+}
+
+/// A new delivery, from intake.
+#[derive(Debug)]
+pub struct Submission {
+    /// What is to be delivered.
+    pub delivery: Delivery,
+    /// To which binding, as it matched.
+    pub binding: Arc<Binding>,
+    /// How.
+    pub plan: Plan,
+    /// To be used up when the delivery is safe.
+    pub custody: Custody,
+}
+
+/// The parts that dispatch works with.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Where deliveries are parked.
+    pub queue: Arc<dyn Queue>,
+    /// The bindings as the mirror has them.
+    pub bindings: Arc<dyn Bindings>,
+    /// The platforms' drivers, by the platforms' names.
+    pub drivers: HashMap<Arc<str>, Arc<dyn Driver>>,
+    /// Where results of asynchronous calls may be sent; none when there is no callbacks' listener.
+    pub callbacks: Option<callback::Callbacks>,
+    /// The recent outcomes.
+    pub recent: Arc<Recent>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Moves deliveries. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Dispatcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    lanes: Mutex<BTreeMap<FunctionRef, Arc<Lane>>>,
+    running: Mutex<HashMap<DeliveryId, (BindingId, FunctionRef)>>,
+    /// Inspections that found a binding in step: its revision, and when the inspection ended.
+    inspections: Mutex<HashMap<BindingId, (u64, Timestamp)>>,
+    suspicions: mpsc::Sender<BindingId>,
+    ages: JumpGuard,
+    pump: Arc<Notify>,
+    /// A write to the queue failed since the pump's last round.
+    trouble: std::sync::atomic::AtomicBool,
+    tracker: TaskTracker,
+    soft: CancellationToken,
+    hard: CancellationToken,
+}
+
+/// Says that an attempt owns a delivery, until it is dropped.
+#[derive(Debug)]
+struct Running {
+    inner: Arc<Inner>,
+    id: DeliveryId,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        lock(&self.inner.running).remove(&self.id);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Dispatcher {
+    /// A dispatcher, and the bindings it grows suspicious of: those whose attempts came back *binding broken*. Whoever
+    /// receives them inspects, and reports by [`Self::inspected`].
+    pub fn new(parts: Parts) -> (Self, mpsc::Receiver<BindingId>) {
+        let (suspicions, suspected) = mpsc::channel(256);
+        let ages = JumpGuard::new(parts.clock.as_ref());
+        let inner = Inner {
+            parts,
+            lanes: Mutex::default(),
+            running: Mutex::default(),
+            inspections: Mutex::default(),
+            suspicions,
+            ages,
+            pump: Arc::new(Notify::new()),
+            trouble: false.into(),
+            tracker: TaskTracker::new(),
+            soft: CancellationToken::new(),
+            hard: CancellationToken::new(),
+        };
+        (Self { inner: Arc::new(inner) }, suspected)
+    }
+
+    /// Takes a new delivery. Its custody is used up when it is safe.
+    pub fn submit(&self, submission: Submission) {
+        let dispatcher = self.clone();
+        self.inner.tracker.spawn(async move { dispatcher.first(submission).await });
+    }
+
+    /// Notes that an inspection, ended now, found the binding in step at this revision.
+    pub fn inspected(&self, binding: BindingId, revision: u64) {
+        let now = self.inner.parts.clock.now();
+        let mut inspections = lock(&self.inner.inspections);
+        // A suspicion is rare; a map that grew this large is of bindings long forgotten.
+        if inspections.len() > 10_000 {
+            inspections.clear();
+        }
+        inspections.insert(binding, (revision, now));
+    }
+
+    /// Attempts that run now.
+    pub fn running_count(&self) -> usize {
+        lock(&self.inner.running).len()
+    }
+
+    /// Takes nothing up any more; running attempts go on.
+    pub fn stop_soft(&self) {
+        self.inner.soft.cancel();
+        self.inner.tracker.close();
+    }
+
+    /// Cuts running attempts off.
+    pub fn stop_hard(&self) {
+        self.stop_soft();
+        self.inner.hard.cancel();
+    }
+
+    /// Resolves when nothing runs any more, after a stop.
+    pub async fn drained(&self) {
+        self.inner.tracker.wait().await;
+    }
+
+    fn lane(&self, function: &FunctionRef, limit: u32) -> Arc<Lane> {
+        let mut lanes = lock(&self.inner.lanes);
+        if let Some(lane) = lanes.get(function) {
+            return Arc::clone(lane);
+        }
+        let lane = Lane::new(function.clone(), limit.max(1), Arc::clone(&self.inner.pump));
+        lanes.insert(function.clone(), Arc::clone(&lane));
+        lane
+    }
+
+    /// Claims a delivery for one attempt; none when another attempt owns it.
+    fn claim(&self, delivery: &Delivery) -> Option<Running> {
+        let mut running = lock(&self.inner.running);
+        if running.contains_key(&delivery.id) {
+            return None;
+        }
+        running.insert(delivery.id, (delivery.binding, delivery.function.clone()));
+        Some(Running { inner: Arc::clone(&self.inner), id: delivery.id })
+    }
+
+    fn running_of_function(&self, function: &FunctionRef) -> Vec<DeliveryId> {
+        let running = lock(&self.inner.running);
+        running.iter().filter(|(_, (_, other))| other == function).map(|(id, _)| *id).collect()
+    }
+}
+
+#[async_trait]
+impl Deliveries for Dispatcher {
+    fn wake(&self, function: &FunctionRef) {
+        self.lane(function, 1).note_parked(self.inner.parts.clock.now());
+    }
+
+    fn running(&self, binding: BindingId) -> Vec<DeliveryId> {
+        let running = lock(&self.inner.running);
+        running.iter().filter(|(_, (other, _))| *other == binding).map(|(id, _)| *id).collect()
+    }
+
+    async fn hold(&self, binding: BindingId, held: bool) -> Result<u64, QueueError> {
+        let parts = &self.inner.parts;
+        let changed = parts.queue.hold(binding, held, parts.clock.now()).await?;
+        if !held
+            && changed > 0
+            && let Ok(Some(binding)) = parts.bindings.binding(binding).await
+        {
+            self.wake(&binding.spec.function.to_ref());
+        }
+        Ok(changed)
+    }
+
+    async fn clear(&self, binding: BindingId, disposal: Disposal) -> Result<u64, QueueError> {
+        let parts = &self.inner.parts;
+        let running = Deliveries::running(self, binding);
+        parts.queue.dispose(binding, disposal, &running, parts.clock.now()).await?;
+        let left = parts.queue.parked_of(binding).await?;
+        Ok(left.max(running.len() as u64))
+    }
 }

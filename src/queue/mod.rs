@@ -237,6 +237,13 @@ pub trait Queue: Send + Sync + fmt::Debug {
         limit: u32,
     ) -> Result<Vec<Delivery>, QueueError>;
 
+    /// When the first delivery of a function after this moment is due, held ones aside.
+    async fn next_due(
+        &self,
+        function: &FunctionRef,
+        after: Timestamp,
+    ) -> Result<Option<Timestamp>, QueueError>;
+
     /// How much each function has parked.
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError>;
 

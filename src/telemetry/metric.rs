@@ -7,6 +7,24 @@ pub enum Metric {
     SourceMessages,
     /// Messages that were refused or dropped at a bound, by source.
     SourceRefused,
+    /// Calls of functions, by platform and class of outcome.
+    Attempts,
+    /// How long calls of functions took, by platform.
+    AttemptSeconds,
+    /// From an event's arrival to its delivery, by platform.
+    DeliverySeconds,
+    /// Deliveries given up, by platform and reason.
+    DeadLetters,
+    /// Deliveries parked, by reason.
+    Parked,
+    /// Queue operations that failed.
+    QueueTrouble,
+    /// Events that came in, by source and whether they matched a binding.
+    Events,
+    /// Repeated events, by source and whether the first copy was in flight or settled.
+    Repeats,
+    /// Notifications that can never be processed, by source.
+    Quarantined,
 }
 
 /// What kind of metric.
@@ -22,7 +40,19 @@ pub enum Kind {
 
 impl Metric {
     /// All metrics; a test holds that every one has its name once.
-    pub const ALL: &'static [Self] = &[Self::SourceMessages, Self::SourceRefused];
+    pub const ALL: &'static [Self] = &[
+        Self::SourceMessages,
+        Self::SourceRefused,
+        Self::Attempts,
+        Self::AttemptSeconds,
+        Self::DeliverySeconds,
+        Self::DeadLetters,
+        Self::Parked,
+        Self::QueueTrouble,
+        Self::Events,
+        Self::Repeats,
+        Self::Quarantined,
+    ];
 
     /// Name, kind and help.
     pub fn describe(self) -> (&'static str, Kind, &'static str) {
@@ -34,6 +64,43 @@ impl Metric {
                 "triggerd_source_refused_total",
                 Kind::Counter,
                 "Messages refused or dropped at a source's bound, by source.",
+            ),
+            Self::Attempts => (
+                "triggerd_attempts_total",
+                Kind::Counter,
+                "Calls of functions, by platform and class of outcome.",
+            ),
+            Self::AttemptSeconds => (
+                "triggerd_attempt_seconds",
+                Kind::Histogram,
+                "How long calls of functions took, by platform.",
+            ),
+            Self::DeliverySeconds => (
+                "triggerd_delivery_seconds",
+                Kind::Histogram,
+                "From an event's arrival to its delivery, by platform.",
+            ),
+            Self::DeadLetters => {
+                ("triggerd_dead_letters_total", Kind::Counter, "Deliveries given up, by platform and reason.")
+            }
+            Self::Parked => ("triggerd_parked_total", Kind::Counter, "Deliveries parked, by reason."),
+            Self::QueueTrouble => {
+                ("triggerd_queue_failures_total", Kind::Counter, "Queue operations that failed.")
+            }
+            Self::Events => (
+                "triggerd_events_total",
+                Kind::Counter,
+                "Events that came in, by source and whether they matched a binding.",
+            ),
+            Self::Repeats => (
+                "triggerd_event_repeats_total",
+                Kind::Counter,
+                "Repeated events, by source and whether the first copy was in flight or settled.",
+            ),
+            Self::Quarantined => (
+                "triggerd_quarantined_total",
+                Kind::Counter,
+                "Notifications that can never be processed, by source.",
             ),
         }
     }

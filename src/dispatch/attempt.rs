@@ -1,0 +1,173 @@
+//! One attempt, and the recording of what became of it.
+
+use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Duration};
+
+use futures_util::FutureExt;
+
+use super::{Dispatcher, Running, lock};
+use crate::{
+    domain::{
+        binding::Binding,
+        clock::Timestamp,
+        delivery::{DeadReason, Delivery},
+        outcome::{Attempt, Class, Outcome},
+    },
+    platform::Call,
+    queue::{DeadLetter, QueueError, Retry},
+    settle::{Circumstances, Verdict, settle},
+    telemetry::happening::{AttemptMade, Buried, QueueTrouble},
+};
+
+/// A driver that has not come back this long after the binding's timeout is given up.
+const OVERTIME: Duration = Duration::from_secs(5);
+
+/// An attempt that was made.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How it is kept.
+    pub record: Attempt,
+    /// What becomes of the delivery.
+    pub verdict: Verdict,
+}
+
+impl Made {
+    /// Whether the delivery is settled well.
+    pub fn is_delivered(&self) -> bool {
+        self.verdict == Verdict::Delivered
+    }
+}
+
+impl Dispatcher {
+    /// Calls the function once. Panics are caught and are the platform's fault; a hard stop interrupts.
+    pub(super) async fn attempt(&self, binding: &Binding, delivery: &Delivery) -> Made {
+        let parts = &self.inner.parts;
+        let (at, began) = (parts.clock.now(), parts.clock.monotonic());
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.invoke(binding, delivery, at) => outcome,
+            () = self.inner.hard.cancelled() => Outcome::new(Class::Interrupted, None, "cut off by the shutdown"),
+        };
+        let took = parts.clock.monotonic().saturating_sub(began);
+        if outcome.class != Class::Interrupted {
+            self.lane(&delivery.function, binding.spec.concurrency).note_pace(took);
+        }
+        let verdict = self.verdict(binding, delivery, &outcome, at);
+        if outcome.class == Class::BindingBroken {
+            // A full channel means that inspections are under way already.
+            let _full = self.inner.suspicions.try_send(binding.id);
+        }
+        AttemptMade { delivery, outcome: &outcome, at, took, verdict }.tell(&parts.recent);
+        let record = Attempt {
+            at,
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            class: outcome.class,
+            status: outcome.status,
+            detail: outcome.detail.clone(),
+        };
+        Made { outcome, record, verdict }
+    }
+
+    async fn invoke(&self, binding: &Binding, delivery: &Delivery, now: Timestamp) -> Outcome {
+        let parts = &self.inner.parts;
+        let Some(driver) = parts.drivers.get(&delivery.function.platform) else {
+            let detail = format!("platform `{}` is not in the config", delivery.function.platform);
+            return Outcome::new(Class::PlatformFault, None, detail);
+        };
+        let callback_url = parts.callbacks.as_ref().and_then(|callbacks| callbacks.url(binding, delivery.id));
+        let call = Call { binding, delivery, now, callback_url: callback_url.as_deref() };
+        let invoked = AssertUnwindSafe(driver.invoke(call)).catch_unwind();
+        match tokio::time::timeout(binding.spec.timeout() + OVERTIME, invoked).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_panic)) => Outcome::new(Class::PlatformFault, None, "the driver panicked; see the log"),
+            Err(_elapsed) => Outcome::new(Class::PlatformFault, None, "the driver did not end in time"),
+        }
+    }
+
+    fn verdict(
+        &self,
+        binding: &Binding,
+        delivery: &Delivery,
+        outcome: &Outcome,
+        began: Timestamp,
+    ) -> Verdict {
+        let parts = &self.inner.parts;
+        let inspected = lock(&self.inner.inspections)
+            .get(&binding.id)
+            .is_some_and(|(revision, at)| *revision == binding.revision && *at <= began);
+        let circumstances = Circumstances {
+            now: parts.clock.now(),
+            entropy: parts.entropy.next(),
+            age_in_doubt: self.inner.ages.in_doubt(parts.clock.as_ref()),
+            inspected,
+        };
+        settle(delivery, outcome, &binding.spec, circumstances)
+    }
+
+    /// Records the verdict on a delivery that is parked, and gives it free. When the queue cannot be written, the row
+    /// stays as it is and is taken up again: a repeat, not a loss.
+    pub(super) async fn record_parked(&self, delivery: &Delivery, made: Made, running: Running) {
+        let recorded = self.record(delivery, made).await;
+        // Free before the pump is told: it does not look at what an attempt owns.
+        drop(running);
+        match recorded {
+            Ok(Some(due)) => self.lane(&delivery.function, 1).note_parked(due),
+            Ok(None) => (),
+            Err(error) => {
+                self.note_trouble("record an attempt", &error);
+                self.lane(&delivery.function, 1).note_parked(self.inner.parts.clock.now());
+            }
+        }
+    }
+
+    /// When the delivery is due next, if it is to be tried again.
+    async fn record(&self, delivery: &Delivery, made: Made) -> Result<Option<Timestamp>, QueueError> {
+        let queue = &self.inner.parts.queue;
+        match made.verdict {
+            Verdict::Delivered => {
+                queue.delivered(delivery.id).await?;
+            }
+            Verdict::RetryAt { due, attempts, tries } => {
+                let attempt = (made.outcome.class != Class::Interrupted).then_some(made.record);
+                let retry = Retry { id: delivery.id, due, held: false, attempts, tries, attempt };
+                return Ok(queue.retry(retry).await?.then_some(due));
+            }
+            Verdict::GivenUp(reason) => self.bury(delivery, reason, Some(made)).await?,
+        }
+        Ok(None)
+    }
+
+    /// Makes a dead letter of a delivery, whether it is parked or not.
+    pub(super) async fn bury(
+        &self,
+        delivery: &Delivery,
+        reason: DeadReason,
+        made: Option<Made>,
+    ) -> Result<(), QueueError> {
+        let parts = &self.inner.parts;
+        let mut attempts = parts.queue.attempts(delivery.id).await?;
+        let mut delivery = delivery.clone();
+        let detail = match made {
+            Some(made) => {
+                delivery.tries = delivery.tries.saturating_add(1);
+                delivery.attempts += u32::from(made.outcome.class == Class::FunctionFault);
+                let detail = made.record.detail.clone();
+                attempts.push(made.record);
+                detail
+            }
+            None => attempts.last().map(|last| last.detail.clone()).unwrap_or_default(),
+        };
+        let died_at = parts.clock.now();
+        let letter = DeadLetter { delivery: delivery.clone(), reason, detail, died_at, attempts, replays: 0 };
+        if parts.queue.bury(letter).await? {
+            Buried { delivery: &delivery, reason, at: died_at }.tell(&parts.recent);
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_trouble(&self, verb: &'static str, error: &QueueError) {
+        self.inner.trouble.store(true, Ordering::Release);
+        QueueTrouble { verb, error }.tell();
+    }
+}

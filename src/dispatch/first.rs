@@ -1,0 +1,241 @@
+//! First attempts: from memory, with the queue as the way out when they take too long.
+//!
+//! Of each path this file asks: when is the delivery safe, and who has it if the process dies here? Before the custody
+//! is used up the source has it; after, the function or the queue.
+
+use std::sync::Arc;
+
+use tokio::time::sleep;
+
+use super::{Dispatcher, Running, Submission, attempt::Made, lane::Lane};
+use crate::{
+    dispatch::Custody,
+    domain::{
+        clock::Timestamp,
+        delivery::{DeadReason, Delivery},
+        outcome::Class,
+    },
+    queue::{Park, Parked, QueueError, Ticket},
+    settle::Verdict,
+    telemetry::happening::{Buried, DeliveryParked, ParkedBecause},
+};
+
+impl Dispatcher {
+    pub(super) async fn first(&self, submission: Submission) {
+        let lane = self.lane(&submission.delivery.function, submission.binding.spec.concurrency);
+        let Some(running) = self.claim(&submission.delivery) else {
+            // An attempt of the pump owns it: it is parked, and parking it again only confirms that.
+            return self.park_only(submission, &lane, None, ParkedBecause::Repeat).await;
+        };
+        let plan = submission.plan;
+        let because = if submission.binding.state.holds() {
+            Some(ParkedBecause::Held)
+        } else if plan.pressed {
+            Some(ParkedBecause::Pressed)
+        } else if self.inner.soft.is_cancelled() {
+            Some(ParkedBecause::Stopping)
+        } else if lane.parks_at_once(plan.ack_within) {
+            Some(ParkedBecause::Behind)
+        } else {
+            None
+        };
+        match because {
+            Some(because) => self.park_only(submission, &lane, Some(running), because).await,
+            None if plan.park_first => self.park_then_fire(submission, &lane, running).await,
+            None => self.fire_then_park(submission, &lane, running).await,
+        }
+    }
+
+    /// Parks without an attempt; the pump takes it up.
+    async fn park_only(
+        &self,
+        submission: Submission,
+        lane: &Lane,
+        running: Option<Running>,
+        because: ParkedBecause,
+    ) {
+        let now = self.inner.parts.clock.now();
+        let held = because == ParkedBecause::Held;
+        let parked = self.park(&submission.delivery, now, held, Ticket::default()).await;
+        drop(running);
+        if self.settle_park(parked, &submission.delivery, because, submission.custody) && !held {
+            lane.note_parked(now);
+        }
+    }
+
+    /// The source never redelivers: on disk first, then fired.
+    async fn park_then_fire(&self, submission: Submission, lane: &Arc<Lane>, running: Running) {
+        let Submission { delivery, binding, custody, .. } = submission;
+        let now = self.inner.parts.clock.now();
+        let parked = self.park(&delivery, now, false, Ticket::default()).await;
+        let fresh = matches!(parked, Ok(Parked::Written));
+        let there = self.settle_park(parked, &delivery, ParkedBecause::NoRedelivery, custody);
+        let permit = if fresh { lane.try_permit() } else { None };
+        let Some(permit) = permit else {
+            drop(running);
+            if there {
+                lane.note_parked(now);
+            }
+            return;
+        };
+        let made = self.attempt(&binding, &delivery).await;
+        drop(permit);
+        self.record_parked(&delivery, made, running).await;
+    }
+
+    /// The source keeps its copy until we say so: fired first, parked when it takes too long or fails.
+    async fn fire_then_park(&self, submission: Submission, lane: &Arc<Lane>, running: Running) {
+        let ack_by = sleep(submission.plan.ack_within);
+        tokio::pin!(ack_by);
+        let permit = tokio::select! {
+            biased;
+            permit = lane.permit() => permit,
+            () = &mut ack_by => None,
+        };
+        let Some(permit) = permit else {
+            return self.park_only(submission, lane, Some(running), ParkedBecause::NoPermit).await;
+        };
+        let Submission { delivery, binding, custody, .. } = submission;
+        let attempt = self.attempt(&binding, &delivery);
+        tokio::pin!(attempt);
+        let early = tokio::select! {
+            biased;
+            made = &mut attempt => Some(made),
+            () = &mut ack_by => None,
+        };
+        if let Some(made) = early {
+            drop(permit);
+            return self.settle_unparked(&delivery, made, lane, running, custody).await;
+        }
+
+        // Late: parked while the attempt goes on and owns the row.
+        let ticket = Ticket::default();
+        let park = self.park(&delivery, self.inner.parts.clock.now(), false, ticket.clone());
+        tokio::pin!(park);
+        let (mut parked, mut made) = (None, None);
+        let (mut custody, mut permit) = (Some(custody), Some(permit));
+        while parked.is_none() || made.is_none() {
+            tokio::select! {
+                biased;
+                ended = &mut attempt, if made.is_none() => {
+                    permit.take();
+                    if ended.is_delivered() {
+                        ticket.withdraw();
+                    }
+                    made = Some(ended);
+                }
+                written = &mut park, if parked.is_none() => {
+                    if matches!(written, Ok(Parked::Written | Parked::AlreadyThere | Parked::Overflow)) {
+                        custody.take().map(Custody::safe);
+                    }
+                    parked = Some(written);
+                }
+            }
+        }
+        if let (Some(parked), Some(made)) = (parked, made) {
+            self.settle_late(&delivery, parked, made, (running, custody)).await;
+        }
+    }
+
+    /// An attempt ended in time: nothing is on disk yet.
+    async fn settle_unparked(
+        &self,
+        delivery: &Delivery,
+        made: Made,
+        lane: &Lane,
+        running: Running,
+        custody: Custody,
+    ) {
+        match made.verdict {
+            Verdict::Delivered => custody.safe(),
+            Verdict::RetryAt { due, attempts, tries } => {
+                let delivery = Delivery { attempts, tries, ..delivery.clone() };
+                let attempt = (made.outcome.class != Class::Interrupted).then_some(made.record);
+                let park =
+                    Park { delivery: delivery.clone(), due, held: false, attempt, ticket: Ticket::default() };
+                let parked = self.inner.parts.queue.park(park).await;
+                drop(running);
+                if self.settle_park(parked, &delivery, ParkedBecause::Failed, custody) {
+                    lane.note_parked(due);
+                }
+            }
+            Verdict::GivenUp(reason) => match self.bury(delivery, reason, Some(made)).await {
+                Ok(()) => custody.safe(),
+                Err(error) => self.note_trouble("bury a delivery", &error),
+            },
+        }
+    }
+
+    /// An attempt ended after its delivery was handed to the queue.
+    async fn settle_late(
+        &self,
+        delivery: &Delivery,
+        parked: Result<Parked, QueueError>,
+        made: Made,
+        (running, custody): (Running, Option<Custody>),
+    ) {
+        match parked {
+            Ok(Parked::Written | Parked::AlreadyThere) => {
+                DeliveryParked { delivery, because: ParkedBecause::Slow }.tell();
+                self.record_parked(delivery, made, running).await;
+            }
+            Ok(Parked::Withdrawn) => {
+                custody.map(Custody::safe);
+            }
+            Ok(Parked::Overflow) if made.is_delivered() => {
+                if let Err(error) = self.inner.parts.queue.discard(delivery.id).await {
+                    self.note_trouble("discard a dead letter", &error);
+                }
+            }
+            Ok(Parked::Overflow) => {
+                let at = self.inner.parts.clock.now();
+                Buried { delivery, reason: DeadReason::Overflow, at }.tell(&self.inner.parts.recent);
+            }
+            // Nothing is on disk: delivered is delivered, anything else stays with the source.
+            Err(error) => {
+                self.note_trouble("park a delivery", &error);
+                if made.is_delivered() {
+                    custody.map(Custody::safe);
+                }
+            }
+        }
+    }
+
+    async fn park(
+        &self,
+        delivery: &Delivery,
+        due: Timestamp,
+        held: bool,
+        ticket: Ticket,
+    ) -> Result<Parked, QueueError> {
+        let park = Park { delivery: delivery.clone(), due, held, attempt: None, ticket };
+        self.inner.parts.queue.park(park).await
+    }
+
+    /// Uses the custody up when the delivery is on disk; whether a row waits there.
+    fn settle_park(
+        &self,
+        parked: Result<Parked, QueueError>,
+        delivery: &Delivery,
+        because: ParkedBecause,
+        custody: Custody,
+    ) -> bool {
+        match parked {
+            Ok(Parked::Written | Parked::AlreadyThere | Parked::Withdrawn) => {
+                DeliveryParked { delivery, because }.tell();
+                custody.safe();
+                true
+            }
+            Ok(Parked::Overflow) => {
+                let at = self.inner.parts.clock.now();
+                Buried { delivery, reason: DeadReason::Overflow, at }.tell(&self.inner.parts.recent);
+                custody.safe();
+                false
+            }
+            Err(error) => {
+                self.note_trouble("park a delivery", &error);
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The pump: takes up parked deliveries that are due, per function, only for free permits.
+
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use super::{Dispatcher, Running, lane::Lane, lane::LanePermit, lock};
+use crate::{
+    domain::{
+        binding::{Binding, State},
+        clock::Timestamp,
+        delivery::{DeadReason, Delivery},
+    },
+    queue::{QueueError, Retry},
+    settle::is_too_old,
+    telemetry::Chain,
+};
+
+/// Longest time between two looks; also how soon a changed concurrency is in force.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Most deliveries taken up by one look at one function.
+const BATCH: usize = 64;
+
+/// Whether a delivery that came due can be tried.
+enum Fit {
+    /// With this binding.
+    Try(Arc<Binding>),
+    /// Not now; when it is due again, if at all.
+    Later(Option<Timestamp>),
+}
+
+impl Dispatcher {
+    /// Runs the pump until a soft stop. An error is the queue's, at start.
+    pub async fn run(&self) -> Result<(), QueueError> {
+        let parts = &self.inner.parts;
+        for backlog in parts.queue.backlog().await? {
+            if let Some(due) = backlog.earliest_due {
+                self.lane(&backlog.function, 1).note_parked(due);
+            }
+        }
+        while !self.inner.soft.is_cancelled() {
+            self.round().await;
+            if self.inner.trouble.swap(false, Ordering::AcqRel) {
+                self.pause(PERIOD, false).await;
+                continue;
+            }
+            let now = parts.clock.now();
+            let wait = self.lanes().iter().filter_map(|lane| lane.next_due()).map(|due| due.since(now)).min();
+            // A lane that is behind is woken by its permits; the pause keeps it from spinning meanwhile.
+            self.pause(wait.unwrap_or(PERIOD).clamp(Duration::from_millis(5), PERIOD), true).await;
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, wait: Duration, wakeable: bool) {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => (),
+            () = self.inner.pump.notified(), if wakeable => (),
+            () = self.inner.soft.cancelled() => (),
+        }
+    }
+
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        lock(&self.inner.lanes).values().cloned().collect()
+    }
+
+    /// Looks at every lane that may have something due.
+    async fn round(&self) {
+        // Asked each round, so that a jump is noticed while nothing else happens.
+        self.inner.ages.in_doubt(self.inner.parts.clock.as_ref());
+        for lane in self.lanes() {
+            if self.inner.soft.is_cancelled() {
+                return;
+            }
+            if let Some(limit) = self.inner.parts.bindings.function_limit(&lane.function).await {
+                lane.set_limit(limit.max(1));
+            }
+            let now = self.inner.parts.clock.now();
+            if lane.take_due(now)
+                && let Err(error) = self.serve(&lane, now).await
+            {
+                lane.looked(false, Some(now.plus(PERIOD)));
+                self.note_trouble("take up due deliveries", &error);
+            }
+        }
+    }
+
+    async fn serve(&self, lane: &Arc<Lane>, now: Timestamp) -> Result<(), QueueError> {
+        let queue = &self.inner.parts.queue;
+        loop {
+            let mut permits: Vec<LanePermit> = Vec::new();
+            while permits.len() < BATCH
+                && let Some(permit) = lane.try_permit()
+            {
+                permits.push(permit);
+            }
+            if permits.is_empty() {
+                lane.looked(true, Some(now));
+                return Ok(());
+            }
+            let running = self.running_of_function(&lane.function);
+            let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
+            let due = queue.due(&lane.function, now, &running, limit).await?;
+            let all = due.len() < permits.len();
+            for delivery in due {
+                let (Some(permit), Some(running)) = (permits.pop(), self.claim(&delivery)) else { continue };
+                let dispatcher = self.clone();
+                self.inner.tracker.spawn(async move { dispatcher.parked(delivery, permit, running).await });
+            }
+            if all {
+                lane.looked(false, queue.next_due(&lane.function, now).await?);
+                return Ok(());
+            }
+        }
+    }
+
+    async fn parked(&self, delivery: Delivery, permit: LanePermit, running: Running) {
+        let due = match self.fit_to_try(&delivery).await {
+            Ok(Fit::Try(binding)) => {
+                let made = self.attempt(&binding, &delivery).await;
+                drop(permit);
+                return self.record_parked(&delivery, made, running).await;
+            }
+            Ok(Fit::Later(due)) => due,
+            Err(error) => {
+                self.note_trouble("put a delivery off", &error);
+                Some(self.inner.parts.clock.now())
+            }
+        };
+        drop((running, permit));
+        if let Some(due) = due {
+            self.lane(&delivery.function, 1).note_parked(due);
+        }
+    }
+
+    /// The binding to try a delivery with, or what was recorded in its stead.
+    async fn fit_to_try(&self, delivery: &Delivery) -> Result<Fit, QueueError> {
+        let parts = &self.inner.parts;
+        let now = parts.clock.now();
+        let binding = match parts.bindings.binding(delivery.binding).await {
+            Ok(Some(binding)) => binding,
+            Ok(None) => {
+                self.bury(delivery, DeadReason::Unbound, None).await?;
+                return Ok(Fit::Later(None));
+            }
+            Err(error) => {
+                tracing::error!(error = %Chain(error.as_ref()), binding = %delivery.binding,
+                    "the local relations cannot be read; its deliveries wait");
+                return self.put_off(delivery, now.plus(PERIOD), false).await;
+            }
+        };
+        if !matches!(binding.state, State::Armed | State::Active) {
+            return self.hold_back(delivery, now).await;
+        }
+        if is_too_old(delivery, &binding.spec, now) && !self.inner.ages.in_doubt(parts.clock.as_ref()) {
+            self.bury(delivery, DeadReason::TooOld, None).await?;
+            return Ok(Fit::Later(None));
+        }
+        Ok(Fit::Try(binding))
+    }
+
+    /// Held: degraded and paused until the binding is well again, unbinding until the reconciler clears it.
+    async fn hold_back(&self, delivery: &Delivery, now: Timestamp) -> Result<Fit, QueueError> {
+        let held = self.put_off(delivery, now, true).await?;
+        // The binding may have become well, and its deliveries released, between our look and our write.
+        match self.inner.parts.bindings.binding(delivery.binding).await {
+            Ok(Some(binding)) if matches!(binding.state, State::Armed | State::Active) => {
+                self.put_off(delivery, now, false).await
+            }
+            _ => Ok(held),
+        }
+    }
+
+    async fn put_off(&self, delivery: &Delivery, due: Timestamp, held: bool) -> Result<Fit, QueueError> {
+        let (attempts, tries) = (delivery.attempts, delivery.tries);
+        let retry = Retry { id: delivery.id, due, held, attempts, tries, attempt: None };
+        let there = self.inner.parts.queue.retry(retry).await?;
+        Ok(Fit::Later((there && !held).then_some(due)))
+    }
+}

@@ -1,0 +1,259 @@
+//! Happenings: one type each, which logs and counts and remembers together.
+//!
+//! What happens to every event is logged at `debug`; what an operator may want to act on at `info` and above.
+
+use std::time::Duration;
+
+use super::{Chain, Metric, Recent, RecentOutcome};
+use crate::{
+    domain::{
+        clock::Timestamp,
+        delivery::{DeadReason, Delivery},
+        event::Event,
+        outcome::{Class, Outcome},
+    },
+    queue::QueueError,
+    settle::Verdict,
+};
+
+/// A function was called.
+#[derive(Debug)]
+pub struct AttemptMade<'a> {
+    /// For what.
+    pub delivery: &'a Delivery,
+    /// What came of it.
+    pub outcome: &'a Outcome,
+    /// When it began.
+    pub at: Timestamp,
+    /// How long it took.
+    pub took: Duration,
+    /// What becomes of the delivery.
+    pub verdict: Verdict,
+}
+
+impl AttemptMade<'_> {
+    /// Tells it.
+    pub fn tell(&self, recent: &Recent) {
+        let (delivery, outcome) = (self.delivery, self.outcome);
+        let platform = delivery.function.platform.to_string();
+        let class = outcome.class.as_str();
+        Metric::Attempts.count(&[("platform", platform.clone()), ("class", class.to_owned())]);
+        Metric::AttemptSeconds.observe(self.took.as_secs_f64(), &[("platform", platform.clone())]);
+        if self.verdict == Verdict::Delivered {
+            let age = self.at.plus(self.took).since(delivery.accepted_at);
+            Metric::DeliverySeconds.observe(age.as_secs_f64(), &[("platform", platform)]);
+        }
+        let took_ms = self.took.as_secs_f64() * 1_000.0;
+        let (binding, function) = (delivery.binding, &delivery.function);
+        match outcome.class {
+            Class::Ok | Class::Accepted => tracing::debug!(
+                delivery = %delivery.id, %binding, %function, key = %delivery.event.key, class, took_ms,
+                "delivered"
+            ),
+            _ => tracing::warn!(
+                delivery = %delivery.id, %binding, %function, key = %delivery.event.key, class, took_ms,
+                status = outcome.status, detail = %outcome.detail, tries = delivery.tries + 1,
+                "attempt failed"
+            ),
+        }
+        recent.note(outcome_of(delivery, self.at, class, self.took, &outcome.detail));
+    }
+}
+
+/// A delivery became a dead letter.
+#[derive(Debug)]
+pub struct Buried<'a> {
+    /// Which.
+    pub delivery: &'a Delivery,
+    /// Why.
+    pub reason: DeadReason,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Buried<'_> {
+    /// Tells it.
+    pub fn tell(&self, recent: &Recent) {
+        let delivery = self.delivery;
+        let reason = self.reason.as_str();
+        let platform = delivery.function.platform.to_string();
+        Metric::DeadLetters.count(&[("platform", platform), ("reason", reason.to_owned())]);
+        tracing::error!(
+            delivery = %delivery.id, binding = %delivery.binding, function = %delivery.function,
+            key = %delivery.event.key, reason, attempts = delivery.attempts, tries = delivery.tries,
+            "given up: it is a dead letter now (`triggerd dead-letters show {}`)", delivery.id
+        );
+        recent.note(outcome_of(delivery, self.at, "dead", Duration::ZERO, reason));
+    }
+}
+
+/// Why a delivery was parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParkedBecause {
+    /// Its attempt failed.
+    Failed,
+    /// Its attempt took longer than its source waits.
+    Slow,
+    /// No permit came free in time.
+    NoPermit,
+    /// Its function has due deliveries waiting, or is slow of late.
+    Behind,
+    /// Its binding is being mended, or was paused.
+    Held,
+    /// Its source is over its bound.
+    Pressed,
+    /// Its source never redelivers.
+    NoRedelivery,
+    /// An attempt already owns it.
+    Repeat,
+    /// The daemon is stopping.
+    Stopping,
+}
+
+/// A delivery was parked.
+#[derive(Debug)]
+pub struct DeliveryParked<'a> {
+    /// Which.
+    pub delivery: &'a Delivery,
+    /// Why.
+    pub because: ParkedBecause,
+}
+
+impl DeliveryParked<'_> {
+    /// Tells it.
+    pub fn tell(&self) {
+        let because = match self.because {
+            ParkedBecause::Failed => "failed",
+            ParkedBecause::Slow => "slow",
+            ParkedBecause::NoPermit => "no_permit",
+            ParkedBecause::Behind => "behind",
+            ParkedBecause::Held => "held",
+            ParkedBecause::Pressed => "pressed",
+            ParkedBecause::NoRedelivery => "no_redelivery",
+            ParkedBecause::Repeat => "repeat",
+            ParkedBecause::Stopping => "stopping",
+        };
+        Metric::Parked.count(&[("because", because.to_owned())]);
+        let delivery = self.delivery;
+        tracing::debug!(delivery = %delivery.id, function = %delivery.function, because, "parked");
+    }
+}
+
+/// The queue could not be written or read.
+#[derive(Debug)]
+pub struct QueueTrouble<'a> {
+    /// What was wanted of it.
+    pub verb: &'static str,
+    /// What it said.
+    pub error: &'a QueueError,
+}
+
+impl QueueTrouble<'_> {
+    /// Tells it.
+    pub fn tell(&self) {
+        Metric::QueueTrouble.count(&[]);
+        tracing::error!(error = %Chain(self.error), "the queue could not {}; look at the disk", self.verb);
+    }
+}
+
+/// An event came in.
+#[derive(Debug)]
+pub struct EventReceived<'a> {
+    /// Which.
+    pub event: &'a Event,
+    /// The source that brought it.
+    pub source: &'a str,
+    /// Bindings that it matched.
+    pub matched: usize,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl EventReceived<'_> {
+    /// Tells it.
+    pub fn tell(&self, recent: &Recent) {
+        let event = self.event;
+        let matched = if self.matched > 0 { "yes" } else { "no" };
+        Metric::Events.count(&[("source", self.source.to_owned()), ("matched", matched.to_owned())]);
+        tracing::debug!(
+            event = %event.id, source = self.source, bucket = %event.bucket, key = %event.key,
+            name = %event.name, matched = self.matched, "event"
+        );
+        if self.matched == 0 {
+            recent.note(RecentOutcome {
+                at: self.at,
+                event: event.id,
+                delivery: None,
+                binding: None,
+                bucket: event.bucket.clone(),
+                key: event.key.clone(),
+                name: event.name.to_string(),
+                outcome: "unmatched".into(),
+                took_us: 0,
+                detail: String::new(),
+            });
+        }
+    }
+}
+
+/// An event came in again.
+#[derive(Debug)]
+pub struct EventRepeated<'a> {
+    /// The source that brought it.
+    pub source: &'a str,
+    /// Whether the first copy is still on its way (this one joins it) or settled.
+    pub in_flight: bool,
+}
+
+impl EventRepeated<'_> {
+    /// Tells it.
+    pub fn tell(&self) {
+        let copy = if self.in_flight { "joined" } else { "settled" };
+        Metric::Repeats.count(&[("source", self.source.to_owned()), ("copy", copy.to_owned())]);
+    }
+}
+
+/// Something came in that can never be processed.
+#[derive(Debug)]
+pub struct MessageQuarantined<'a> {
+    /// The source that brought it.
+    pub source: &'a str,
+    /// Why it cannot be processed.
+    pub reason: &'a str,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+impl MessageQuarantined<'_> {
+    /// Tells it.
+    pub fn tell(&self) {
+        Metric::Quarantined.count(&[("source", self.source.to_owned())]);
+        tracing::error!(
+            source = self.source,
+            reason = self.reason,
+            length = self.length,
+            "a notification that can never be processed is in quarantine"
+        );
+    }
+}
+
+fn outcome_of(
+    delivery: &Delivery,
+    at: Timestamp,
+    outcome: &str,
+    took: Duration,
+    detail: &str,
+) -> RecentOutcome {
+    RecentOutcome {
+        at,
+        event: delivery.event.id,
+        delivery: Some(delivery.id),
+        binding: Some(delivery.binding),
+        bucket: delivery.event.bucket.clone(),
+        key: delivery.event.key.clone(),
+        name: delivery.event.name.to_string(),
+        outcome: outcome.to_owned(),
+        took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        detail: detail.to_owned(),
+    }
+}
