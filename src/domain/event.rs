@@ -30,6 +30,15 @@ impl fmt::Display for StorageName {
     }
 }
 
+/// How a source's way writes keys. Never guessed from a key: `%2F` and `+` are legal in a raw name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyEncoding {
+    /// Form-urlencoded: MinIO's webhook and MQTT targets.
+    Form,
+    /// As they are: the listen stream.
+    Raw,
+}
+
 /// An event. Immutable; shared by the deliveries that it causes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Event {

@@ -20,6 +20,8 @@ mod bound;
 
 pub use bound::{Bound, Permit, Pressure};
 
+pub use crate::domain::event::KeyEncoding;
+
 /// Whether the other side sends a message again that was not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -30,15 +32,6 @@ pub enum Redelivers {
     No,
     /// Another target of the bucket brings every event too, and redelivers: acknowledged on receipt.
     Twin,
-}
-
-/// How keys are written on this way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyEncoding {
-    /// Form-urlencoded: MinIO's webhook and MQTT targets.
-    Form,
-    /// As they are: the listen stream.
-    Raw,
 }
 
 /// Where a message came from; one for each configured source.
