@@ -71,9 +71,11 @@ pub(crate) fn hold_a_server_if_asked() -> Option<ExitCode> {
     }
 }
 
-async fn servers_die_with_a_killed_test_process(_: Ctx) -> Result<()> {
+async fn servers_die_with_a_killed_test_process(ctx: Ctx) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
-    let mut holder = command.env(HOLD_VARIABLE, "1").stdout(Stdio::piped()).spawn()?;
+    // The killed process cannot remove its temporary folders; they go with this test's.
+    let mut holder =
+        command.env(HOLD_VARIABLE, "1").env("TMPDIR", ctx.folder()).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(holder.stdout.take().context("it has an output")?).read_line(&mut line)?;
     let broker: u32 = line.trim().parse().with_context(|| format!("it printed {line:?}"))?;
