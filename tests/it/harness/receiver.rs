@@ -71,8 +71,35 @@ pub(crate) enum Answer {
 impl Answer {
     /// An empty response with this status.
     pub(crate) fn status(status: u16) -> Result<Self> {
+        Self::respond(status, Bytes::new())
+    }
+
+    /// A response with this status and JSON, and the content type that says so.
+    pub(crate) fn json(status: u16, body: &serde_json::Value) -> Result<Self> {
+        Self::respond(status, body.to_string().into())?.with_header("content-type", "application/json")
+    }
+
+    /// A response with this status and body.
+    pub(crate) fn respond(status: u16, body: Bytes) -> Result<Self> {
         let status = StatusCode::from_u16(status)?;
-        Ok(Self::Respond { status, headers: HeaderMap::new(), body: Bytes::new(), delay: Duration::ZERO })
+        Ok(Self::Respond { status, headers: HeaderMap::new(), body, delay: Duration::ZERO })
+    }
+
+    /// The same with one more header.
+    pub(crate) fn with_header(mut self, name: &'static str, value: &str) -> Result<Self> {
+        if let Self::Respond { headers, .. } = &mut self {
+            headers.append(name, value.parse()?);
+        }
+        Ok(self)
+    }
+
+    /// The same, but only after this long.
+    #[must_use]
+    pub(crate) fn after(mut self, wait: Duration) -> Self {
+        if let Self::Respond { delay, .. } = &mut self {
+            *delay = wait;
+        }
+        self
     }
 }
 

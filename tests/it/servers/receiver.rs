@@ -23,21 +23,16 @@ async fn receiver_records_in_order_and_answers_as_told(_: Ctx) -> Result<()> {
     let receiver = Receiver::start().await?;
     let http = http()?;
     ensure!(http.get(receiver.url("/first?x=1")).send().await?.status() == 200);
-    let mut headers = http::HeaderMap::new();
-    headers.insert("retry-after", "7".parse()?);
-    let status = http::StatusCode::SERVICE_UNAVAILABLE;
-    receiver.answer(Answer::Respond {
-        status,
-        headers,
-        body: "busy".into(),
-        delay: Duration::from_millis(50),
-    });
+    let busy = Answer::respond(503, "busy".into())?.with_header("retry-after", "7")?;
+    receiver.answer(busy.after(Duration::from_millis(50)));
     let answer = http.post(receiver.url("/second")).header("x-test", "yes").body("{\"a\":1}").send().await?;
     ensure!(answer.status() == 503 && answer.headers()["retry-after"] == "7");
     ensure!(answer.text().await? == "busy");
-    let (accepted, gone) = (Answer::status(202)?, Answer::status(410)?);
+    let (accepted, gone) = (Answer::json(202, &serde_json::json!({"id": 1}))?, Answer::status(410)?);
     receiver.answer_by(move |before, _| if before < 3 { accepted.clone() } else { gone.clone() });
-    ensure!(http.put(receiver.url("/third")).send().await?.status() == 202);
+    let answer = http.put(receiver.url("/third")).send().await?;
+    ensure!(answer.status() == 202 && answer.headers()["content-type"] == "application/json");
+    ensure!(answer.json::<serde_json::Value>().await?["id"] == 1);
     ensure!(http.put(receiver.url("/fourth")).send().await?.status() == 410);
     let requests = receiver.wait_for_requests(4, LIMIT).await?;
     let paths: Vec<_> = requests.iter().map(|request| request.uri.to_string()).collect();
