@@ -11,7 +11,8 @@ use crate::{
     invoke::invoke,
     jobs::Jobs,
     problem::{Kind, Problem},
-    rules::{Put, Rule, Rules, State, Stored},
+    rule::{Rule, State, Stored},
+    rules::{Put, Rules},
     signature,
 };
 use axum::{
@@ -26,10 +27,7 @@ use axum::{
 use futures_util::StreamExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-/// How long a body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(30);
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What every handler can reach.
 pub(crate) struct Platform {
@@ -125,7 +123,7 @@ async fn put_rule(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let body = read_body(request.into_body(), platform.config.max_body).await?;
+    let body = read_body(request.into_body(), &platform.config).await?;
     let rule: Rule = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(Kind::BadRequest, format!("the rule: {error}")))?;
     rule.check()
@@ -184,9 +182,10 @@ pub(crate) async fn confirm(rules: Arc<Rules>, caller: Caller, stored: Arc<Store
     }
 }
 
-/// Reads a body up to `limit`. Some of what is over it is read and thrown away, because a caller that is
+/// Reads a body, in the time and up to the length that the config allows. Some of what is over it is read and thrown away, because a caller that is
 /// still sending would miss the answer.
-pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Problem> {
+pub(crate) async fn read_body(body: Body, config: &Config) -> Result<Bytes, Problem> {
+    let (limit, time) = (config.max_body, config.body_timeout);
     let read = async {
         let (mut kept, mut total) = (Vec::new(), 0_usize);
         let mut chunks = body.into_data_stream();
@@ -212,10 +211,10 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Problem
     let late = |_| {
         Problem::new(
             Kind::RequestTimeout,
-            format!("the body took longer than {BODY_TIME:?}"),
+            format!("the body took longer than {time:?}"),
         )
     };
-    tokio::time::timeout(BODY_TIME, read).await.map_err(late)?
+    tokio::time::timeout(time, read).await.map_err(late)?
 }
 
 #[cfg(test)]

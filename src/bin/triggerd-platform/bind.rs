@@ -23,7 +23,7 @@ const BETWEEN_POLLS: Duration = Duration::from_millis(250);
 const STILL_PENDING: u8 = 3;
 
 #[derive(Args)]
-pub(crate) struct Bind {
+pub(crate) struct Wanted {
     #[arg(long)]
     bucket: String,
     /// An event name or group, such as 's3:ObjectCreated:*'; may be given several times.
@@ -119,7 +119,7 @@ impl Triggerd {
 
 pub(crate) async fn bind(
     config: &TriggerdConfig,
-    bind: Bind,
+    bind: Wanted,
     ask: Ask,
 ) -> anyhow::Result<ExitCode> {
     let mut wanted = json!({

@@ -64,7 +64,7 @@ impl Caller {
                     }
                     Ok(status) => tracing::info!(id, %status, "a call back is repeated later"),
                     Err(error) => {
-                        tracing::info!(id, error = %error.without_url(), "a call back is repeated later")
+                        tracing::info!(id, error = %error.without_url(), "a call back is repeated later");
                     }
                 }
                 sleep(pause).await;

@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) confirm: Confirm,
     #[serde(default = "default_max_body")]
     pub(crate) max_body: usize,
+    #[serde(default = "default_timeout", deserialize_with = "duration")]
+    pub(crate) body_timeout: Duration,
     #[serde(default)]
     pub(crate) functions: BTreeMap<String, FunctionConfig>,
     pub(crate) triggerd: Option<TriggerdConfig>,

@@ -34,7 +34,7 @@ pub(crate) async fn invoke(
     let headers = parts.headers;
     let wanted = Wanted::read(&headers)?;
     let rule = platform.rules.get(&wanted.rule)?;
-    let body = read_body(body, platform.config.max_body).await?;
+    let body = read_body(body, &platform.config).await?;
 
     let signed = Signed::read(&headers).map_err(bad)?;
     if signed.id != wanted.delivery {

@@ -13,7 +13,7 @@
 //! Deliberately not: exactly once (a function tells a repeat by `TRIGGER_DELIVERY_ID`), more than one host,
 //! isolation of functions from each other beyond what the host's users and cgroups give.
 //!
-//! Read in this order: `api` (the routes), `rules`, `signature`, `invoke` (the checks), `event`,
+//! Read in this order: `api` (the routes), `rule`, `rules`, `signature`, `invoke` (the checks), `event`,
 //! `functions`, `jobs` and `callback` (asynchronous calls), `durable`, `serve`, and `bind` for the side
 //! that begins a binding.
 
@@ -29,6 +29,7 @@ mod functions;
 mod invoke;
 mod jobs;
 mod problem;
+mod rule;
 mod rules;
 mod serve;
 mod signature;
@@ -66,7 +67,7 @@ enum Command {
     /// Ask triggerd to bind events of a bucket to a function of this platform, and follow the binding.
     Bind {
         #[command(flatten)]
-        bind: bind::Bind,
+        bind: bind::Wanted,
         #[command(flatten)]
         ask: bind::Ask,
     },

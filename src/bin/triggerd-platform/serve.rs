@@ -11,7 +11,8 @@ use crate::{
     durable,
     functions::Function,
     jobs::Jobs,
-    rules::{Rules, State},
+    rule::State,
+    rules::Rules,
 };
 use anyhow::{Context, anyhow};
 use rustix::fs::{FlockOperation, flock};
