@@ -51,16 +51,29 @@ pub(crate) async fn document_names_every_route_and_status_that_is_answered() {
     let document = fs::read_to_string("docs/trigger-rules.openapi.yaml").unwrap();
     assert_eq!(documented(&document), tour.seen);
 
-    let routes = fs::read_to_string("src/bin/triggerd-platform/api.rs").unwrap();
-    let routes: BTreeSet<_> = routes
-        .split(".route(\"")
-        .skip(1)
-        .filter_map(|rest| rest.split('"').next())
-        .collect();
+    let first_text = |rest: &'static str| rest.split('"').nth(1).unwrap();
+    let api = include_str!("../../src/bin/triggerd-platform/api.rs");
+    let api = api.split("#[cfg(test)]").next().unwrap();
+    let routes: BTreeSet<_> = api.split(".route(").skip(1).map(first_text).collect();
     let paths: BTreeSet<_> = tour.seen.iter().map(|(_, path, _)| path.as_str()).collect();
     assert_eq!(
         routes, paths,
         "the router's paths and those that were toured"
+    );
+
+    let problems = include_str!("../../src/bin/triggerd-platform/problem.rs");
+    let slugs = problems
+        .split("Self::")
+        .filter(|rest| rest.contains("=> "))
+        .map(first_text);
+    let slugs: BTreeSet<_> = slugs.take_while(|slug| !slug.contains(' ')).collect();
+    let listed = document
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- /problems/"));
+    assert_eq!(
+        listed.collect::<BTreeSet<_>>(),
+        slugs,
+        "the document's slugs and the platform's"
     );
 }
 
