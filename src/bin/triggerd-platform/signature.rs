@@ -141,3 +141,61 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../docs/trigger-rules.md");
+
+    /// The text between two marks of the document.
+    fn between(start: &str, end: &str) -> &'static str {
+        DOCUMENT
+            .split_once(start)
+            .and_then(|(_, rest)| rest.split_once(end))
+            .unwrap()
+            .0
+    }
+
+    #[test]
+    fn worked_example_in_the_document_is_right() {
+        let secret = Secret::try_from(between("the secret `", "`").to_owned()).unwrap();
+        let id = between("\n    webhook-id: ", "\n");
+        let timestamp = between("webhook-timestamp: ", "\n").parse().unwrap();
+        let signature = between("webhook-signature: ", "\n\n");
+        let body = between(&format!("{signature}\n\n    "), "\n");
+        assert_eq!(body.len(), 125);
+        assert_eq!(secret.sign(id, timestamp, body.as_bytes()), signature);
+        let key = STANDARD
+            .decode(secret.0.expose_secret().trim_start_matches("whsec_"))
+            .unwrap();
+        assert_eq!(between("    key        ", " "), hex(&key));
+        assert!(
+            DOCUMENT.matches(signature).count() == 2 && DOCUMENT.matches(&hex(&key)).count() == 2
+        );
+        let mut signed = Signed {
+            id,
+            timestamp,
+            signatures: signature,
+        };
+        assert!(matches!(
+            secret.verify(&signed, body.as_bytes()),
+            Err(Rejected::Stale { .. })
+        ));
+        signed.id = "another";
+        assert_eq!(
+            secret.verify(&signed, body.as_bytes()),
+            Err(Rejected::Signature)
+        );
+    }
+
+    #[test]
+    fn secret_must_be_24_to_64_bytes_of_base64_and_is_never_shown() {
+        let secret = |bytes| Secret::try_from(format!("whsec_{}", STANDARD.encode(vec![7; bytes])));
+        assert!(secret(23).is_err() && secret(65).is_err());
+        assert!(secret(24).is_ok() && secret(64).is_ok());
+        assert!(Secret::try_from("no prefix".to_owned()).is_err());
+        assert!(Secret::try_from("whsec_not base64".to_owned()).is_err());
+        assert!(!format!("{:?}", secret(24).unwrap()).contains("BwcH"));
+    }
+}
