@@ -98,7 +98,7 @@ pub fn is_too_old(delivery: &Delivery, spec: &BindingSpec, now: Timestamp) -> bo
 /// The latest moment at which an attempt still makes sense: a tenth of the age, at most a second, before the end.
 fn last_chance(delivery: &Delivery, spec: &BindingSpec) -> Timestamp {
     let age = spec.max_event_age();
-    delivery.accepted_at.plus(age - (age / 10).min(Duration::from_secs(1)))
+    delivery.accepted_at.plus(age.saturating_sub((age / 10).min(Duration::from_secs(1))))
 }
 
 #[cfg(test)]

@@ -9,10 +9,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let trials = platform::all().into_iter().map(|(name, test)| {
         Trial::test(name, move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()?;
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(test());
             Ok(())
         })

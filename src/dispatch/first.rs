@@ -105,7 +105,7 @@ impl Dispatcher {
         };
         if let Some(made) = early {
             drop(permit);
-            return self.settle_unparked(&delivery, made, lane, running, custody).await;
+            return self.settle_unparked(&delivery, made, lane, (running, custody)).await;
         }
 
         // Late: parked while the attempt goes on and owns the row.
@@ -126,7 +126,7 @@ impl Dispatcher {
                 }
                 written = &mut park, if parked.is_none() => {
                     if matches!(written, Ok(Parked::Written | Parked::AlreadyThere | Parked::Overflow)) {
-                        custody.take().map(Custody::safe);
+                        safe(custody.take());
                     }
                     parked = Some(written);
                 }
@@ -143,8 +143,7 @@ impl Dispatcher {
         delivery: &Delivery,
         made: Made,
         lane: &Lane,
-        running: Running,
-        custody: Custody,
+        (running, custody): (Running, Custody),
     ) {
         match made.verdict {
             Verdict::Delivered => custody.safe(),
@@ -179,9 +178,7 @@ impl Dispatcher {
                 DeliveryParked { delivery, because: ParkedBecause::Slow }.tell();
                 self.record_parked(delivery, made, running).await;
             }
-            Ok(Parked::Withdrawn) => {
-                custody.map(Custody::safe);
-            }
+            Ok(Parked::Withdrawn) => safe(custody),
             Ok(Parked::Overflow) if made.is_delivered() => {
                 if let Err(error) = self.inner.parts.queue.discard(delivery.id).await {
                     self.note_trouble("discard a dead letter", &error);
@@ -195,7 +192,7 @@ impl Dispatcher {
             Err(error) => {
                 self.note_trouble("park a delivery", &error);
                 if made.is_delivered() {
-                    custody.map(Custody::safe);
+                    safe(custody);
                 }
             }
         }
@@ -237,5 +234,11 @@ impl Dispatcher {
                 false
             }
         }
+    }
+}
+
+fn safe(custody: Option<Custody>) {
+    if let Some(custody) = custody {
+        custody.safe();
     }
 }

@@ -229,11 +229,11 @@ mod tests {
     #[test]
     fn what_is_parked_during_a_look_is_not_forgotten() {
         let lane = lane(1);
-        let (early, late) = (Timestamp::from_micros(5), Timestamp::from_micros(900));
+        let (early, later) = (Timestamp::from_micros(5), Timestamp::from_micros(900));
         lane.note_parked(early);
         assert!(lane.take_due(early));
         lane.note_parked(early);
-        lane.looked(false, Some(late));
+        lane.looked(false, Some(later));
         assert_eq!(lane.next_due(), Some(early));
     }
 

@@ -104,7 +104,7 @@ impl Intake {
         }
         let held = Self::hold(message.ack, &origin, matched.len());
         for (event, bindings) in matched {
-            self.deliver(event, bindings, held.as_ref(), &origin, message.pressed);
+            self.deliver(event, bindings, held.as_ref(), (&origin, message.pressed));
         }
     }
 
@@ -122,8 +122,7 @@ impl Intake {
         event: Event,
         bindings: Vec<Arc<Binding>>,
         held: Option<&Arc<Held>>,
-        origin: &Origin,
-        pressed: bool,
+        (origin, pressed): (&Origin, bool),
     ) {
         let id = event.id;
         match self.repeats.begin(id, held) {

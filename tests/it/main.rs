@@ -10,6 +10,7 @@
 )]
 
 mod harness;
+mod layering;
 mod servers;
 
 use std::process::ExitCode;
@@ -18,5 +19,6 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    harness::suite::run(servers::tests())
+    let tests = [servers::tests(), layering::tests()];
+    harness::suite::run(tests.into_iter().flatten().collect())
 }

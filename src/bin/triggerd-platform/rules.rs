@@ -43,27 +43,19 @@ impl Rules {
         let mut known = BTreeMap::new();
         for (name, content) in durable::read_all(&folder)? {
             let read = |content: &[u8]| -> Result<Stored, String> {
-                let kept: Stored =
-                    serde_json::from_slice(content).map_err(|error| error.to_string())?;
+                let kept: Stored = serde_json::from_slice(content).map_err(|error| error.to_string())?;
                 Stored::new(&kept.id, kept.state, kept.rule)
             };
             let stored = read(&content)
                 .map_err(|error| anyhow::anyhow!("the rule file {name} cannot be read: {error}"))?;
             known.insert(stored.id.clone(), Arc::new(stored));
         }
-        Ok(Self {
-            folder,
-            known: RwLock::new(known),
-            writing: Mutex::new(()),
-        })
+        Ok(Self { folder, known: RwLock::new(known), writing: Mutex::new(()) })
     }
 
     pub(crate) fn get(&self, id: &str) -> Result<Arc<Stored>, Problem> {
         if !is_name(id) {
-            return Err(Problem::new(
-                Kind::BadRequest,
-                "a rule id is 1 to 64 of A-Z a-z 0-9 . _ -",
-            ));
+            return Err(Problem::new(Kind::BadRequest, "a rule id is 1 to 64 of A-Z a-z 0-9 . _ -"));
         }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known
@@ -73,12 +65,7 @@ impl Rules {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Stored>> {
-        self.known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Stores the rule, or finds it stored. `state` is the new rule's; one that is confirmed stays so.
@@ -100,11 +87,7 @@ impl Rules {
                 format!("rule {id} exists with other contents; remove it first"),
             )),
             Ok(old) => {
-                let state = if state == State::Confirmed {
-                    state
-                } else {
-                    old.state
-                };
+                let state = if state == State::Confirmed { state } else { old.state };
                 if old.state == state && old.rule.confirm_url == rule.confirm_url {
                     return Ok(Put::Same(old));
                 }
@@ -117,9 +100,7 @@ impl Rules {
     pub(crate) async fn confirm(&self, id: &str) -> Result<(), Problem> {
         let _one_at_a_time = self.writing.lock().await;
         let stored = self.get(id)?;
-        self.save(id, State::Confirmed, stored.rule.clone())
-            .await
-            .map(|_| ())
+        self.save(id, State::Confirmed, stored.rule.clone()).await.map(|_| ())
     }
 
     pub(crate) async fn remove(&self, id: &str) -> Result<(), Problem> {
@@ -127,24 +108,17 @@ impl Rules {
         self.get(id)?;
         let (folder, file) = (self.folder.clone(), format!("{id}.json"));
         blocking(move || durable::remove(&folder, &file)).await?;
-        self.known
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(id);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
     }
 
     async fn save(&self, id: &str, state: State, rule: Rule) -> Result<Arc<Stored>, Problem> {
-        let stored = Stored::new(id, state, rule)
-            .map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
+        let stored = Stored::new(id, state, rule).map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
         let content = serde_json::to_vec_pretty(&stored).map_err(io::Error::other)?;
         let (folder, file) = (self.folder.clone(), format!("{id}.json"));
         blocking(move || durable::write(&folder, &file, &content)).await?;
         let stored = Arc::new(stored);
-        self.known
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id.to_owned(), Arc::clone(&stored));
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), Arc::clone(&stored));
         Ok(stored)
     }
 }
@@ -153,7 +127,5 @@ impl Rules {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
