@@ -117,6 +117,10 @@ impl Platform {
         Self::start_in(Arc::clone(&self.folder))
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn sigterm(&self) {
         let id = self.child.id().to_string();
         assert!(

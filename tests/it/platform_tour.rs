@@ -333,7 +333,8 @@ async fn tour_refused_invocations(tour: &mut Tour, platform: &Platform) {
         "body-too-large",
     )
     .await;
-    let headers = "Trigger-Rule-Id: echo\r\nTrigger-Delivery-Id: d1\r\nTrigger-Attempt: 1\r\n";
+    let headers = "Trigger-Rule-Id: echo\r\nTrigger-Delivery-Id: d1\r\nTrigger-Attempt: 1\r\n\
+        webhook-id: d1\r\nwebhook-timestamp: 1\r\nwebhook-signature: v1,\r\n";
     let late = unfinished(platform, "POST /functions/echo/invocations", headers).await;
     assert!(late.starts_with("HTTP/1.1 408 "), "{late}");
     tour.note(INVOKE, 408);

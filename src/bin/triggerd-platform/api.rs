@@ -5,13 +5,13 @@
 //! is brought to its end when the caller hangs up.
 
 use crate::{
-    callback::{Caller, Ended},
     config::{Config, Confirm},
+    confirm::Confirmer,
     functions::Function,
     invoke::invoke,
     jobs::Jobs,
     problem::{Kind, Problem},
-    rule::{Rule, State, Stored},
+    rule::{Rule, State},
     rules::{Put, Rules},
     signature,
 };
@@ -36,7 +36,7 @@ pub(crate) struct Platform {
     pub(crate) rules: Arc<Rules>,
     pub(crate) functions: Arc<BTreeMap<String, Arc<Function>>>,
     pub(crate) jobs: Arc<Jobs>,
-    pub(crate) caller: Caller,
+    pub(crate) confirmer: Confirmer,
 }
 
 pub(crate) fn router(platform: Arc<Platform>) -> Router {
@@ -114,6 +114,7 @@ async fn remove_rule(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     platform.rules.remove(&id).await?;
+    platform.confirmer.forget(&id);
     tracing::info!(id, "rule removed");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -157,29 +158,9 @@ async fn put_rule(
     };
     let answer = Json(json!({ "id": id, "state": stored.state }));
     if stored.state == State::Pending {
-        tokio::spawn(confirm(
-            Arc::clone(&platform.rules),
-            platform.caller.clone(),
-            stored,
-        ));
+        platform.confirmer.confirm(stored);
     }
     Ok((status, answer).into_response())
-}
-
-/// Tells the binding's side that the rule stands, and notes that it has heard. When it would not, the
-/// rule stays pending until it is put again or this platform starts again.
-pub(crate) async fn confirm(rules: Arc<Rules>, caller: Caller, stored: Arc<Stored>) {
-    let (id, rule) = (&stored.id, &stored.rule);
-    let Some(url) = &rule.confirm_url else { return };
-    let body = json!({ "rule": id, "state": "confirmed" });
-    if caller
-        .post(url, &format!("confirm-{id}"), &rule.secret, &body)
-        .await
-        == Ended::Taken
-        && rules.confirm(id).await.is_err()
-    {
-        tracing::warn!(id, "a rule was confirmed and could not be marked so");
-    }
 }
 
 /// Reads a body, in the time and up to the length that the config allows. Some of what is over it is read and thrown away, because a caller that is

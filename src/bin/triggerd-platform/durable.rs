@@ -44,21 +44,20 @@ pub(crate) fn remove(folder: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// The `*.json` files of a folder as (name, content), by name.
-pub(crate) fn read_all(folder: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
-    let mut files = Vec::new();
+/// The names of a folder's `*.json` files, in order.
+pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if Path::new(&name)
             .extension()
             .is_some_and(|kind| kind == "json")
         {
-            let content = fs::read(folder.join(&name))?;
-            files.push((name, content));
+            names.push(name);
         }
     }
-    files.sort();
-    Ok(files)
+    names.sort();
+    Ok(names)
 }
 
 /// Clears away what a crash left half written. Only for the process that owns the folder.

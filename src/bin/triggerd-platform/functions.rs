@@ -15,7 +15,10 @@ use std::{
     env, io,
     os::unix::process::ExitStatusExt,
     process::{ExitStatus, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -81,7 +84,7 @@ impl Function {
         let mut excerpt = Vec::new();
         let end = async {
             let status = child.wait().await;
-            group.kill();
+            group.end();
             status
         };
         let all = async {
@@ -97,7 +100,7 @@ impl Function {
         }
         group.signal(Signal::TERM);
         timeout(GRACE, child.wait()).await.ok();
-        group.kill();
+        group.end();
         child.wait().await.map_err(Failure::NotRun)?;
         let limit = self.config.timeout;
         Err(Failure::TimedOut {
@@ -161,7 +164,7 @@ async fn read_result(stdout: impl AsyncRead + Unpin, group: &Group) -> Option<Ve
     let limit = u64::try_from(MAX_RESULT + 1).unwrap_or(u64::MAX);
     stdout.take(limit).read_to_end(&mut result).await.ok();
     if result.len() > MAX_RESULT {
-        group.kill();
+        group.signal(Signal::KILL);
         return None;
     }
     Some(result)
@@ -180,33 +183,32 @@ fn tail(excerpt: &[u8]) -> String {
     String::from_utf8_lossy(excerpt).trim().to_owned()
 }
 
-/// The process group of one invocation; killed with everything in it when dropped.
-struct Group(Option<Pid>);
+/// The process group of one invocation, killed with everything in it at the end, also when dropped
+/// before. After that it is 0: the number may soon be another group's.
+struct Group(AtomicI32);
 
 impl Group {
     fn of(child: &Child) -> Self {
-        Self(
-            child
-                .id()
-                .and_then(|id| i32::try_from(id).ok())
-                .and_then(Pid::from_raw),
-        )
+        let leader = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(AtomicI32::new(leader.unwrap_or_default()))
     }
 
     /// A group that is already empty is as good as signalled.
     fn signal(&self, signal: Signal) {
-        if let Some(leader) = self.0 {
+        if let Some(leader) = Pid::from_raw(self.0.load(Ordering::SeqCst)) {
             kill_process_group(leader, signal).ok();
         }
     }
 
-    fn kill(&self) {
+    /// To be called once the leader has ended: nothing else can be in its place yet.
+    fn end(&self) {
         self.signal(Signal::KILL);
+        self.0.store(0, Ordering::SeqCst);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
     }
 }

@@ -33,21 +33,15 @@ pub(crate) async fn invoke(
     let (parts, body) = request.into_parts();
     let headers = parts.headers;
     let wanted = Wanted::read(&headers)?;
-    let rule = platform.rules.get(&wanted.rule)?;
-    let body = read_body(body, &platform.config).await?;
-
     let signed = Signed::read(&headers).map_err(bad)?;
     if signed.id != wanted.delivery {
         return Err(bad("webhook-id and Trigger-Delivery-Id differ"));
     }
-    rule.rule.secret.verify(&signed, &body).map_err(|rejected| match rejected {
-        Rejected::Signature => Problem::new(Kind::BadSignature, "sign `id.timestamp.body` with the rule's secret"),
-        Rejected::Stale { seconds_off } => {
-            let detail = format!("webhook-timestamp is {seconds_off} s from this host's clock, more than {WINDOW}");
-            Problem::new(Kind::StaleTimestamp, detail)
-        }
-    })?;
+    let rule = platform.rules.get(&wanted.rule)?;
+    let body = read_body(body, &platform.config).await?;
 
+    let verified = rule.rule.secret.verify(&signed, &body);
+    verified.map_err(disbelieve)?;
     if rule.rule.function != name {
         let detail = format!(
             "the rule is for the function {:?}, not {name:?}",
@@ -81,6 +75,20 @@ pub(crate) async fn invoke(
     } else {
         run(function, invocation).await
     }
+}
+
+fn disbelieve(rejected: Rejected) -> Problem {
+    let (kind, detail) = match rejected {
+        Rejected::Signature => (
+            Kind::BadSignature,
+            "sign `id.timestamp.body` with the rule's secret".to_owned(),
+        ),
+        Rejected::Stale { seconds_off } => (
+            Kind::StaleTimestamp,
+            format!("webhook-timestamp is {seconds_off} s from this host's clock, over {WINDOW}"),
+        ),
+    };
+    Problem::new(kind, detail)
 }
 
 /// Answers 202 once the invocation is on the disk.
@@ -169,13 +177,13 @@ impl Wanted {
             .get_all(PREFER)
             .iter()
             .filter_map(|value| value.to_str().ok());
-        let mut preferences = preferences.flat_map(|value| value.split(','));
+        let names = preferences.flat_map(|value| value.split(','));
+        let mut names = names.filter_map(|preference| preference.split(';').next());
         Ok(Self {
             rule: text("Trigger-Rule-Id")?.to_owned(),
             delivery: delivery.to_owned(),
             attempt: attempt.ok_or_else(|| bad("Trigger-Attempt is a number from 1"))?,
-            asynchronous: preferences
-                .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async")),
+            asynchronous: names.any(|name| name.trim().eq_ignore_ascii_case("respond-async")),
             callback_url: callback_url.map(str::to_owned),
         })
     }

@@ -11,10 +11,11 @@
 //! - an accepted asynchronous invocation is run at least once, also over `kill -9`
 //!
 //! Deliberately not: exactly once (a function tells a repeat by `TRIGGER_DELIVERY_ID`), more than one host,
-//! isolation of functions from each other beyond what the host's users and cgroups give.
+//! isolation of functions from each other beyond what the host's users and cgroups give, TLS and a bound on
+//! connections (a proxy in front has both).
 //!
 //! Read in this order: `api` (the routes), `rule`, `rules`, `signature`, `invoke` (the checks), `event`,
-//! `functions`, `jobs` and `callback` (asynchronous calls), `durable`, `serve`, and `bind` for the side
+//! `functions`, `jobs` and `callback` (asynchronous calls), `confirm`, `durable`, `serve`, and `bind` for the side
 //! that begins a binding.
 
 mod api;
@@ -23,6 +24,7 @@ mod callback;
 mod check;
 mod clock;
 mod config;
+mod confirm;
 mod durable;
 mod event;
 mod functions;

@@ -8,6 +8,7 @@ use crate::{
     api::{self, Platform},
     callback::Caller,
     config::{Config, read_token},
+    confirm::Confirmer,
     durable,
     functions::Function,
     jobs::Jobs,
@@ -67,12 +68,13 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     );
 
     jobs.resume().context("cannot read the accepted jobs")?;
+    let confirmer = Confirmer::new(Arc::clone(&rules), caller);
     for stored in rules
         .all()
         .into_iter()
         .filter(|stored| stored.state == State::Pending)
     {
-        tokio::spawn(api::confirm(Arc::clone(&rules), caller.clone(), stored));
+        confirmer.confirm(stored);
     }
     let platform = Platform {
         config,
@@ -80,7 +82,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         rules,
         functions,
         jobs: Arc::clone(&jobs),
-        caller,
+        confirmer,
     };
     let server = axum::serve(listener, api::router(Arc::new(platform)))
         .with_graceful_shutdown(stop.clone().cancelled_owned())
