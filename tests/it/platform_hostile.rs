@@ -77,6 +77,10 @@ pub(crate) async fn path_traversal_reaches_no_file() {
             ["400", "404", "405"].contains(&status.as_str()),
             "{request}: {answer}"
         );
+        assert!(
+            answer.contains("content-type: application/problem+json"),
+            "{answer}"
+        );
         assert!(!answer.contains(TOKEN));
     }
     assert_eq!(files(platform.folder.path()), before);

@@ -18,8 +18,8 @@ use crate::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Path, Request, State as Shared},
-    http::{StatusCode, header},
+    extract::{FromRequestParts, Path, Request, State as Shared},
+    http::{StatusCode, header, request::Parts},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -104,14 +104,14 @@ async fn list_rules(Shared(platform): Shared<Arc<Platform>>) -> Json<serde_json:
 
 async fn show_rule(
     Shared(platform): Shared<Arc<Platform>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<serde_json::Value>, Problem> {
     Ok(Json(platform.rules.get(&id)?.view()))
 }
 
 async fn remove_rule(
     Shared(platform): Shared<Arc<Platform>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<StatusCode, Problem> {
     platform.rules.remove(&id).await?;
     platform.confirmer.forget(&id);
@@ -121,7 +121,7 @@ async fn remove_rule(
 
 async fn put_rule(
     Shared(platform): Shared<Arc<Platform>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     request: Request,
 ) -> Result<Response, Problem> {
     let body = read_body(request.into_body(), &platform.config).await?;
@@ -161,6 +161,19 @@ async fn put_rule(
         platform.confirmer.confirm(stored);
     }
     Ok((status, answer).into_response())
+}
+
+/// The rule id or function name in a path, as text; what it may be is for its owner to say.
+pub(crate) struct Segment(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let path = path.map_err(|rejection| Problem::new(Kind::BadRequest, rejection.body_text()));
+        path.map(|Path(text)| Self(text))
+    }
 }
 
 /// Reads a body, in the time and up to the length that the config allows. Some of what is over it is read and thrown away, because a caller that is

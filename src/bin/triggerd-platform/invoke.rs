@@ -9,7 +9,7 @@
 //! Nothing is learnt about rules or functions without the rule's secret, save that a rule id exists.
 
 use crate::{
-    api::{Platform, read_body},
+    api::{Platform, Segment, read_body},
     event::Event,
     functions::{Failure, Function},
     jobs::Invocation,
@@ -17,7 +17,7 @@ use crate::{
     signature::{Rejected, Signed, WINDOW},
 };
 use axum::{
-    extract::{Path, Request, State as Shared},
+    extract::{Request, State as Shared},
     http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -27,7 +27,7 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 pub(crate) async fn invoke(
     Shared(platform): Shared<Arc<Platform>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
