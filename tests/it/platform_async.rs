@@ -182,3 +182,97 @@ pub(crate) async fn a_second_platform_on_the_same_state_is_refused() {
     assert_eq!(code, 1);
     assert!(said.contains("another platform runs in"), "{said}");
 }
+
+pub(crate) async fn a_second_signal_cuts_off_what_runs() {
+    let mut platform = Platform::start(FUNCTIONS);
+    platform.put("r1", &rule("slow")).await;
+    let platform_config = platform.file("platform.toml");
+    let longer = fs::read_to_string(&platform_config)
+        .unwrap()
+        .replace("200ms", "10m");
+    fs::write(&platform_config, longer).unwrap();
+    platform = platform.crash_and_restart();
+    let call = Call::new("r1", "slow").header("prefer", "respond-async");
+    assert_eq!(call.send(&platform).await.status(), 202);
+    let running = format!("{}", platform.id());
+    let child = async || children(&running).first().cloned();
+    eventually("the function runs", async || child().await.is_some()).await;
+    let function = child().await.unwrap();
+    platform.sigterm();
+    eventually("no connection is taken", async || {
+        tokio::net::TcpStream::connect(&platform.address)
+            .await
+            .is_err()
+    })
+    .await;
+    platform.sigterm();
+    assert!(platform.ended().await);
+    eventually("the function is gone", async || {
+        !fs::exists(format!("/proc/{function}")).unwrap()
+    })
+    .await;
+    assert_eq!(jobs(&platform), 1, "it is run again at the next start");
+}
+
+/// The processes that this one started.
+fn children(pid: &str) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let lists =
+        tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok());
+    let lists: Vec<String> = lists.collect();
+    lists
+        .iter()
+        .flat_map(|list| list.split_whitespace())
+        .map(str::to_owned)
+        .collect()
+}
+
+pub(crate) async fn the_same_attempt_accepted_again_is_one_job() {
+    let platform = Platform::start(FUNCTIONS);
+    platform.put("r1", &rule("gate")).await;
+    for delivery in ["first", "second", "second", "second"] {
+        let call = Call::new("r1", "gate")
+            .delivery(delivery)
+            .header("prefer", "handling=lenient, Respond-Async; x=1");
+        assert_eq!(call.send(&platform).await.status(), 202);
+        eventually("one runs", async || platform.file("running").exists()).await;
+    }
+    assert_eq!(jobs(&platform), 2);
+    fs::write(platform.file("go"), "").unwrap();
+    eventually("all are done", async || jobs(&platform) == 0).await;
+    assert_eq!(lines(&platform.file("ran")), ["first", "second"]);
+}
+
+pub(crate) async fn a_callback_that_nobody_waits_for_is_not_repeated() {
+    let platform = Platform::start(FUNCTIONS);
+    platform.put("r1", &rule("echo")).await;
+    for status in [404, 410, 400, 302] {
+        let triggerd = Receiver::start(vec![(status, json!({}))]).await;
+        let call = Call::new("r1", "echo").asynchronous(&triggerd.url("/v1/callbacks/t"));
+        assert_eq!(call.send(&platform).await.status(), 202);
+        triggerd.received_at_least(1).await;
+        eventually("the job is done", async || jobs(&platform) == 0).await;
+        assert_eq!(triggerd.received().len(), 1);
+    }
+}
+
+pub(crate) async fn a_rule_put_again_is_confirmed_at_its_new_address() {
+    let deaf = Receiver::start(vec![(503, json!({})); 100]).await;
+    let triggerd = Receiver::start(Vec::new()).await;
+    let platform = Platform::start(&format!("confirm = \"callback\"\n{FUNCTIONS}"));
+    let mut wanted = rule("echo");
+    wanted["confirm_url"] = deaf.url("/confirm").into();
+    assert_eq!(platform.put("r1", &wanted).await.status(), 202);
+    deaf.received_at_least(1).await;
+    wanted["confirm_url"] = triggerd.url("/confirm").into();
+    assert_eq!(
+        platform.put("r1", &wanted).await.status(),
+        202,
+        "still pending"
+    );
+    eventually("the rule is confirmed", async || {
+        state_of(&platform, "r1").await == "confirmed"
+    })
+    .await;
+    assert_eq!(triggerd.received().len(), 1);
+}

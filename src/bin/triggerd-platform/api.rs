@@ -5,21 +5,21 @@
 //! is brought to its end when the caller hangs up.
 
 use crate::{
-    callback::{Caller, Ended},
     config::{Config, Confirm},
+    confirm::Confirmer,
     functions::Function,
     invoke::invoke,
     jobs::Jobs,
     problem::{Kind, Problem},
-    rule::{Rule, State, Stored},
+    rule::{Rule, State},
     rules::{Put, Rules},
     signature,
 };
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Path, Request, State as Shared},
-    http::{StatusCode, header},
+    extract::{FromRequestParts, Path, Request, State as Shared},
+    http::{StatusCode, header, request::Parts},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -36,13 +36,16 @@ pub(crate) struct Platform {
     pub(crate) rules: Arc<Rules>,
     pub(crate) functions: Arc<BTreeMap<String, Arc<Function>>>,
     pub(crate) jobs: Arc<Jobs>,
-    pub(crate) caller: Caller,
+    pub(crate) confirmer: Confirmer,
 }
 
 pub(crate) fn router(platform: Arc<Platform>) -> Router {
     let management = Router::new()
         .route("/rules", get(list_rules))
-        .route("/rules/{id}", get(show_rule).put(put_rule).delete(remove_rule))
+        .route(
+            "/rules/{id}",
+            get(show_rule).put(put_rule).delete(remove_rule),
+        )
         .route_layer(from_fn_with_state(Arc::clone(&platform), with_token));
     let router = Router::new()
         .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
@@ -65,8 +68,15 @@ fn in_own_task(router: Router) -> Router {
     }))
 }
 
-async fn with_token(Shared(platform): Shared<Arc<Platform>>, request: Request, next: Next) -> Response {
-    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+async fn with_token(
+    Shared(platform): Shared<Arc<Platform>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let sent = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
     let token = sent
         .and_then(|sent| sent.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -74,43 +84,56 @@ async fn with_token(Shared(platform): Shared<Arc<Platform>>, request: Request, n
         Some((_, token)) if signature::same(token.trim(), platform.token.expose_secret()) => {
             next.run(request).await
         }
-        _ => Problem::new(Kind::Unauthorized, "this call needs the platform's bearer token").into_response(),
+        _ => Problem::new(
+            Kind::Unauthorized,
+            "this call needs the platform's bearer token",
+        )
+        .into_response(),
     }
 }
 
 async fn list_rules(Shared(platform): Shared<Arc<Platform>>) -> Json<serde_json::Value> {
-    let rules: Vec<_> = platform.rules.all().iter().map(|stored| stored.view()).collect();
+    let rules: Vec<_> = platform
+        .rules
+        .all()
+        .iter()
+        .map(|stored| stored.view())
+        .collect();
     Json(json!({ "rules": rules }))
 }
 
 async fn show_rule(
     Shared(platform): Shared<Arc<Platform>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<serde_json::Value>, Problem> {
     Ok(Json(platform.rules.get(&id)?.view()))
 }
 
 async fn remove_rule(
     Shared(platform): Shared<Arc<Platform>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<StatusCode, Problem> {
     platform.rules.remove(&id).await?;
+    platform.confirmer.forget(&id);
     tracing::info!(id, "rule removed");
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn put_rule(
     Shared(platform): Shared<Arc<Platform>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     request: Request,
 ) -> Result<Response, Problem> {
     let body = read_body(request.into_body(), &platform.config).await?;
     let rule: Rule = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(Kind::BadRequest, format!("the rule: {error}")))?;
-    rule.check().map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
+    rule.check()
+        .map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
     if !platform.functions.contains_key(&rule.function) {
-        let detail =
-            format!("there is no function {:?}; the platform's config names the functions", rule.function);
+        let detail = format!(
+            "there is no function {:?}; the platform's config names the functions",
+            rule.function
+        );
         return Err(Problem::new(Kind::UnknownFunction, detail));
     }
     let state = match platform.config.confirm {
@@ -128,24 +151,28 @@ async fn put_rule(
         Put::Same(stored) => (stored, StatusCode::OK),
     };
     tracing::info!(id, function = stored.rule.function, state = ?stored.state, "rule kept");
-    let status = if stored.state == State::Pending { StatusCode::ACCEPTED } else { status };
+    let status = if stored.state == State::Pending {
+        StatusCode::ACCEPTED
+    } else {
+        status
+    };
     let answer = Json(json!({ "id": id, "state": stored.state }));
     if stored.state == State::Pending {
-        tokio::spawn(confirm(Arc::clone(&platform.rules), platform.caller.clone(), stored));
+        platform.confirmer.confirm(stored);
     }
     Ok((status, answer).into_response())
 }
 
-/// Tells the binding's side that the rule stands, and notes that it has heard. When it would not, the
-/// rule stays pending until it is put again or this platform starts again.
-pub(crate) async fn confirm(rules: Arc<Rules>, caller: Caller, stored: Arc<Stored>) {
-    let (id, rule) = (&stored.id, &stored.rule);
-    let Some(url) = &rule.confirm_url else { return };
-    let body = json!({ "rule": id, "state": "confirmed" });
-    if caller.post(url, &format!("confirm-{id}"), &rule.secret, &body).await == Ended::Taken
-        && rules.confirm(id).await.is_err()
-    {
-        tracing::warn!(id, "a rule was confirmed and could not be marked so");
+/// The rule id or function name in a path, as text; what it may be is for its owner to say.
+pub(crate) struct Segment(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let path = path.map_err(|rejection| Problem::new(Kind::BadRequest, rejection.body_text()));
+        path.map(|Path(text)| Self(text))
     }
 }
 
@@ -157,8 +184,9 @@ pub(crate) async fn read_body(body: Body, config: &Config) -> Result<Bytes, Prob
         let (mut kept, mut total) = (Vec::new(), 0_usize);
         let mut chunks = body.into_data_stream();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk
-                .map_err(|error| Problem::new(Kind::BadRequest, format!("the body broke off: {error}")))?;
+            let chunk = chunk.map_err(|error| {
+                Problem::new(Kind::BadRequest, format!("the body broke off: {error}"))
+            })?;
             total = total.saturating_add(chunk.len());
             if total <= limit {
                 kept.extend_from_slice(&chunk);
@@ -167,11 +195,19 @@ pub(crate) async fn read_body(body: Body, config: &Config) -> Result<Bytes, Prob
             }
         }
         if total > limit {
-            return Err(Problem::new(Kind::TooLarge, format!("this platform takes at most {limit} bytes")));
+            return Err(Problem::new(
+                Kind::TooLarge,
+                format!("this platform takes at most {limit} bytes"),
+            ));
         }
         Ok(kept.into())
     };
-    let late = |_| Problem::new(Kind::RequestTimeout, format!("the body took longer than {time:?}"));
+    let late = |_| {
+        Problem::new(
+            Kind::RequestTimeout,
+            format!("the body took longer than {time:?}"),
+        )
+    };
     tokio::time::timeout(time, read).await.map_err(late)?
 }
 
@@ -181,8 +217,10 @@ mod tests {
 
     #[tokio::test]
     async fn panicking_handler_answers_500_and_the_next_request_is_served() {
-        let router =
-            in_own_task(Router::new().route("/panic", get(|| async { panic!("on purpose") as StatusCode })));
+        let router = in_own_task(Router::new().route(
+            "/panic",
+            get(|| async { panic!("on purpose") as StatusCode }),
+        ));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/panic", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, router).await });

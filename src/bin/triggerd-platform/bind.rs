@@ -143,6 +143,9 @@ async fn follow(
     shown: &mut Shown,
     end: &[&str],
 ) -> anyhow::Result<ExitCode> {
+    if wait.is_zero() && !end.contains(&shown.state.as_str()) {
+        return Ok(ExitCode::from(STILL_PENDING));
+    }
     let polled = async {
         while !end.contains(&shown.state.as_str()) {
             let (status, mut binding) =

@@ -14,8 +14,16 @@ use std::{
 /// disturb each other: the later rename wins.
 pub(crate) fn write(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     static WRITES: AtomicU64 = AtomicU64::new(0);
-    let draft = folder.join(format!("{name}.{}.tmp", WRITES.fetch_add(1, Ordering::Relaxed)));
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let draft = folder.join(format!(
+        "{name}.{}.tmp",
+        WRITES.fetch_add(1, Ordering::Relaxed)
+    ));
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
     let written = file
         .write_all(content)
         .and_then(|()| file.sync_all())
@@ -36,18 +44,20 @@ pub(crate) fn remove(folder: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// The `*.json` files of a folder as (name, content), by name.
-pub(crate) fn read_all(folder: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
-    let mut files = Vec::new();
+/// The names of a folder's `*.json` files, in order.
+pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if Path::new(&name).extension().is_some_and(|kind| kind == "json") {
-            let content = fs::read(folder.join(&name))?;
-            files.push((name, content));
+        if Path::new(&name)
+            .extension()
+            .is_some_and(|kind| kind == "json")
+        {
+            names.push(name);
         }
     }
-    files.sort();
-    Ok(files)
+    names.sort();
+    Ok(names)
 }
 
 /// Clears away what a crash left half written. Only for the process that owns the folder.

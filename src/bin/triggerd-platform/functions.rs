@@ -15,7 +15,10 @@ use std::{
     env, io,
     os::unix::process::ExitStatusExt,
     process::{ExitStatus, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -55,33 +58,49 @@ impl Function {
     pub(crate) fn new(config: FunctionConfig) -> Self {
         let places = Arc::new(Semaphore::new(config.concurrency));
         let backlog = Arc::new(Semaphore::new(config.backlog));
-        Self { config, places, backlog }
+        Self {
+            config,
+            places,
+            backlog,
+        }
     }
 
     /// Runs the command once, to its end or its time limit. The caller holds one of the `places`.
-    pub(crate) async fn run(&self, env: &BTreeMap<String, String>, body: Bytes) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn run(
+        &self,
+        env: &BTreeMap<String, String>,
+        body: Bytes,
+    ) -> Result<Vec<u8>, Failure> {
         let mut child = self.start(env).map_err(Failure::NotRun)?;
         let group = Group::of(&child);
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
-            return Err(Failure::NotRun(io::Error::other("the command has no pipes")));
+            return Err(Failure::NotRun(io::Error::other(
+                "the command has no pipes",
+            )));
         };
         // A function need not read its input, so a pipe that breaks is no error.
         let feed = async move { stdin.write_all(&body).await.ok() };
         let mut excerpt = Vec::new();
         let end = async {
             let status = child.wait().await;
-            group.kill();
+            group.end();
             status
         };
-        let all =
-            async { tokio::join!(feed, read_result(stdout, &group), read_end(stderr, &mut excerpt), end) };
+        let all = async {
+            tokio::join!(
+                feed,
+                read_result(stdout, &group),
+                read_end(stderr, &mut excerpt),
+                end
+            )
+        };
         if let Ok((_, result, (), status)) = timeout(self.config.timeout, all).await {
             return judge(status, result, &excerpt);
         }
         group.signal(Signal::TERM);
         timeout(GRACE, child.wait()).await.ok();
-        group.kill();
+        group.end();
         child.wait().await.map_err(Failure::NotRun)?;
         let limit = self.config.timeout;
         Err(Failure::TimedOut {
@@ -90,13 +109,24 @@ impl Function {
     }
 
     fn start(&self, env: &BTreeMap<String, String>) -> io::Result<Child> {
-        let (program, arguments) = self.config.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let (program, arguments) = self
+            .config
+            .command
+            .split_first()
+            .ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
-        command.args(arguments).env_clear().envs(&self.config.env).envs(env);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(&self.config.env)
+            .envs(env);
         if let Some(path) = env::var_os("PATH").filter(|_| !self.config.env.contains_key("PATH")) {
             command.env("PATH", path);
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true).spawn()
     }
 }
@@ -109,7 +139,10 @@ fn judge(
     let status = status.map_err(Failure::NotRun)?;
     let Some(result) = result else {
         let detail = format!("the result is larger than {MAX_RESULT} bytes");
-        return Err(Failure::Failed { code: "output-too-large".to_owned(), detail });
+        return Err(Failure::Failed {
+            code: "output-too-large".to_owned(),
+            detail,
+        });
     };
     if status.success() {
         return Ok(result);
@@ -118,7 +151,10 @@ fn judge(
         (Some(code), _) => format!("exit-{code}"),
         (None, signal) => format!("signal-{}", signal.unwrap_or_default()),
     };
-    let detail = format!("the command ended with {status}; standard error: {}", tail(excerpt));
+    let detail = format!(
+        "the command ended with {status}; standard error: {}",
+        tail(excerpt)
+    );
     Err(Failure::Failed { code, detail })
 }
 
@@ -128,7 +164,7 @@ async fn read_result(stdout: impl AsyncRead + Unpin, group: &Group) -> Option<Ve
     let limit = u64::try_from(MAX_RESULT + 1).unwrap_or(u64::MAX);
     stdout.take(limit).read_to_end(&mut result).await.ok();
     if result.len() > MAX_RESULT {
-        group.kill();
+        group.signal(Signal::KILL);
         return None;
     }
     Some(result)
@@ -147,28 +183,32 @@ fn tail(excerpt: &[u8]) -> String {
     String::from_utf8_lossy(excerpt).trim().to_owned()
 }
 
-/// The process group of one invocation; killed with everything in it when dropped.
-struct Group(Option<Pid>);
+/// The process group of one invocation, killed with everything in it at the end, also when dropped
+/// before. After that it is 0: the number may soon be another group's.
+struct Group(AtomicI32);
 
 impl Group {
     fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+        let leader = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(AtomicI32::new(leader.unwrap_or_default()))
     }
 
     /// A group that is already empty is as good as signalled.
     fn signal(&self, signal: Signal) {
-        if let Some(leader) = self.0 {
+        if let Some(leader) = Pid::from_raw(self.0.load(Ordering::SeqCst)) {
             kill_process_group(leader, signal).ok();
         }
     }
 
-    fn kill(&self) {
+    /// To be called once the leader has ended: nothing else can be in its place yet.
+    fn end(&self) {
         self.signal(Signal::KILL);
+        self.0.store(0, Ordering::SeqCst);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
     }
 }

@@ -9,7 +9,7 @@
 //! Nothing is learnt about rules or functions without the rule's secret, save that a rule id exists.
 
 use crate::{
-    api::{Platform, read_body},
+    api::{Platform, Segment, read_body},
     event::Event,
     functions::{Failure, Function},
     jobs::Invocation,
@@ -17,7 +17,7 @@ use crate::{
     signature::{Rejected, Signed, WINDOW},
 };
 use axum::{
-    extract::{Path, Request, State as Shared},
+    extract::{Request, State as Shared},
     http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -27,32 +27,26 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 pub(crate) async fn invoke(
     Shared(platform): Shared<Arc<Platform>>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let headers = parts.headers;
     let wanted = Wanted::read(&headers)?;
-    let rule = platform.rules.get(&wanted.rule)?;
-    let body = read_body(body, &platform.config).await?;
-
     let signed = Signed::read(&headers).map_err(bad)?;
     if signed.id != wanted.delivery {
         return Err(bad("webhook-id and Trigger-Delivery-Id differ"));
     }
-    rule.rule.secret.verify(&signed, &body).map_err(|rejected| match rejected {
-        Rejected::Signature => {
-            Problem::new(Kind::BadSignature, "sign `id.timestamp.body` with the rule's secret")
-        }
-        Rejected::Stale { seconds_off } => {
-            let detail =
-                format!("webhook-timestamp is {seconds_off} s from this host's clock, more than {WINDOW}");
-            Problem::new(Kind::StaleTimestamp, detail)
-        }
-    })?;
+    let rule = platform.rules.get(&wanted.rule)?;
+    let body = read_body(body, &platform.config).await?;
 
+    let verified = rule.rule.secret.verify(&signed, &body);
+    verified.map_err(disbelieve)?;
     if rule.rule.function != name {
-        let detail = format!("the rule is for the function {:?}, not {name:?}", rule.rule.function);
+        let detail = format!(
+            "the rule is for the function {:?}, not {name:?}",
+            rule.rule.function
+        );
         return Err(Problem::new(Kind::RuleMismatch, detail));
     }
     let Some(function) = platform.functions.get(&name) else {
@@ -67,14 +61,34 @@ pub(crate) async fn invoke(
     }
 
     let (rule, delivery, attempt) = (wanted.rule, wanted.delivery, wanted.attempt);
-    let mut invocation =
-        Invocation { rule, function: name, delivery, attempt, env: BTreeMap::new(), body: body.into() };
+    let mut invocation = Invocation {
+        rule,
+        function: name,
+        delivery,
+        attempt,
+        env: BTreeMap::new(),
+        body: body.into(),
+    };
     invocation.describe(event);
     if wanted.asynchronous {
         accept(&platform, function, invocation, wanted.callback_url).await
     } else {
         run(function, invocation).await
     }
+}
+
+fn disbelieve(rejected: Rejected) -> Problem {
+    let (kind, detail) = match rejected {
+        Rejected::Signature => (
+            Kind::BadSignature,
+            "sign `id.timestamp.body` with the rule's secret".to_owned(),
+        ),
+        Rejected::Stale { seconds_off } => (
+            Kind::StaleTimestamp,
+            format!("webhook-timestamp is {seconds_off} s from this host's clock, over {WINDOW}"),
+        ),
+    };
+    Problem::new(kind, detail)
 }
 
 /// Answers 202 once the invocation is on the disk.
@@ -85,29 +99,45 @@ async fn accept(
     callback_url: Option<String>,
 ) -> Result<Response, Problem> {
     let Ok(room) = Arc::clone(&function.backlog).try_acquire_owned() else {
-        return Err(Problem::new(Kind::Busy, "as many asynchronous invocations as allowed are waiting"));
+        return Err(Problem::new(
+            Kind::Busy,
+            "as many asynchronous invocations as allowed are waiting",
+        ));
     };
     platform.jobs.accept(invocation, callback_url, room).await?;
-    Ok((StatusCode::ACCEPTED, [("preference-applied", "respond-async")]).into_response())
+    Ok((
+        StatusCode::ACCEPTED,
+        [("preference-applied", "respond-async")],
+    )
+        .into_response())
 }
 
 /// Answers with the function's result.
 async fn run(function: &Function, invocation: Invocation) -> Result<Response, Problem> {
     let Ok(_place) = function.places.try_acquire() else {
-        return Err(Problem::new(Kind::Busy, "as many invocations as allowed are running"));
+        return Err(Problem::new(
+            Kind::Busy,
+            "as many invocations as allowed are running",
+        ));
     };
     match function.run(&invocation.env, invocation.body.into()).await {
         Ok(result) => {
             let text = std::str::from_utf8(&result).is_ok();
-            let content_type = if text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+            let content_type = if text {
+                "text/plain; charset=utf-8"
+            } else {
+                "application/octet-stream"
+            };
             Ok(([(header::CONTENT_TYPE, content_type)], result).into_response())
         }
         Err(Failure::Failed { code, detail }) => {
             Err(Problem::of_function(Kind::FunctionFailed, &code, detail))
         }
-        Err(Failure::TimedOut { detail }) => {
-            Err(Problem::of_function(Kind::FunctionTimeout, "timeout", detail))
-        }
+        Err(Failure::TimedOut { detail }) => Err(Problem::of_function(
+            Kind::FunctionTimeout,
+            "timeout",
+            detail,
+        )),
         Err(Failure::NotRun(error)) => Err(error.into()),
     }
 }
@@ -132,20 +162,28 @@ impl Wanted {
         if !(1..=128).contains(&delivery.len()) || !delivery.bytes().all(allowed) {
             return Err(bad("Trigger-Delivery-Id is 1 to 128 of A-Z a-z 0-9 _ -"));
         }
-        let attempt = text("Trigger-Attempt")?.parse().ok().filter(|attempt| *attempt > 0);
-        let callback_url =
-            headers.get("trigger-callback-url").map(|_| text("Trigger-Callback-Url")).transpose()?;
+        let attempt = text("Trigger-Attempt")?
+            .parse()
+            .ok()
+            .filter(|attempt| *attempt > 0);
+        let callback_url = headers
+            .get("trigger-callback-url")
+            .map(|_| text("Trigger-Callback-Url"))
+            .transpose()?;
         if callback_url.is_some_and(|url| !is_http_url(url)) {
             return Err(bad("Trigger-Callback-Url is not an http or https URL"));
         }
-        let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
-        let mut preferences = preferences.flat_map(|value| value.split(','));
+        let preferences = headers
+            .get_all(PREFER)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let names = preferences.flat_map(|value| value.split(','));
+        let mut names = names.filter_map(|preference| preference.split(';').next());
         Ok(Self {
             rule: text("Trigger-Rule-Id")?.to_owned(),
             delivery: delivery.to_owned(),
             attempt: attempt.ok_or_else(|| bad("Trigger-Attempt is a number from 1"))?,
-            asynchronous: preferences
-                .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async")),
+            asynchronous: names.any(|name| name.trim().eq_ignore_ascii_case("respond-async")),
             callback_url: callback_url.map(str::to_owned),
         })
     }
@@ -153,7 +191,8 @@ impl Wanted {
 
 /// Calls back go to such URLs only.
 pub(crate) fn is_http_url(url: &str) -> bool {
-    url.len() <= 2048 && reqwest::Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
+    url.len() <= 2048
+        && reqwest::Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
 }
 
 fn bad(detail: impl Into<String>) -> Problem {

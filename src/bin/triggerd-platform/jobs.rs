@@ -109,7 +109,7 @@ impl Jobs {
 
     /// Takes up what an earlier run of this platform accepted and did not finish.
     pub(crate) fn resume(self: &Arc<Self>) -> io::Result<()> {
-        for (file, _) in durable::read_all(&self.folder)? {
+        for file in durable::names(&self.folder)? {
             self.start(file, None);
         }
         Ok(())

@@ -11,10 +11,11 @@
 //! - an accepted asynchronous invocation is run at least once, also over `kill -9`
 //!
 //! Deliberately not: exactly once (a function tells a repeat by `TRIGGER_DELIVERY_ID`), more than one host,
-//! isolation of functions from each other beyond what the host's users and cgroups give.
+//! isolation of functions from each other beyond what the host's users and cgroups give, TLS and a bound on
+//! connections (a proxy in front has both).
 //!
 //! Read in this order: `api` (the routes), `rule`, `rules`, `signature`, `invoke` (the checks), `event`,
-//! `functions`, `jobs` and `callback` (asynchronous calls), `durable`, `serve`, and `bind` for the side
+//! `functions`, `jobs` and `callback` (asynchronous calls), `confirm`, `durable`, `serve`, and `bind` for the side
 //! that begins a binding.
 
 mod api;
@@ -23,6 +24,7 @@ mod callback;
 mod check;
 mod clock;
 mod config;
+mod confirm;
 mod durable;
 mod event;
 mod functions;
@@ -37,16 +39,24 @@ mod signature;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
 use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
-#[command(version, about = "The reference platform of the Trigger Rules protocol")]
+#[command(
+    version,
+    about = "The reference platform of the Trigger Rules protocol"
+)]
 struct Cli {
-    #[arg(long, global = true, default_value = "platform.toml", env = "TRIGGERD_PLATFORM_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "platform.toml",
+        env = "TRIGGERD_PLATFORM_CONFIG"
+    )]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -78,7 +88,11 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
     run(Cli::parse()).await.unwrap_or_else(|error| {
         writeln!(io::stderr(), "triggerd-platform: {error:#}").ok();
         ExitCode::FAILURE
@@ -87,8 +101,12 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = config::Config::read(&cli.config)?;
-    let triggerd =
-        || config.triggerd.as_ref().context("the config has no [triggerd] section, which this command needs");
+    let triggerd = || {
+        config
+            .triggerd
+            .as_ref()
+            .context("the config has no [triggerd] section, which this command needs")
+    };
     match cli.command {
         Command::Serve => serve::serve(config).await.map(|()| ExitCode::SUCCESS),
         Command::Bind { bind, ask } => bind::bind(triggerd()?, bind, ask).await,

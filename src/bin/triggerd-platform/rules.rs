@@ -11,9 +11,10 @@ use crate::{
     problem::{Kind, Problem},
     rule::{Rule, State, Stored},
 };
+use anyhow::Context;
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -40,22 +41,27 @@ impl Rules {
     /// turn its deliveries away.
     pub(crate) fn open(state_dir: &Path) -> anyhow::Result<Self> {
         let folder = state_dir.join("rules");
+        let names = durable::names(&folder);
+        let names = names.with_context(|| format!("cannot read {}", folder.display()))?;
         let mut known = BTreeMap::new();
-        for (name, content) in durable::read_all(&folder)? {
-            let read = |content: &[u8]| -> Result<Stored, String> {
-                let kept: Stored = serde_json::from_slice(content).map_err(|error| error.to_string())?;
-                Stored::new(&kept.id, kept.state, kept.rule)
-            };
-            let stored = read(&content)
-                .map_err(|error| anyhow::anyhow!("the rule file {name} cannot be read: {error}"))?;
+        for name in names {
+            let stored = read(&folder.join(&name));
+            let stored = stored.with_context(|| format!("the rule file {name} cannot be read"))?;
             known.insert(stored.id.clone(), Arc::new(stored));
         }
-        Ok(Self { folder, known: RwLock::new(known), writing: Mutex::new(()) })
+        Ok(Self {
+            folder,
+            known: RwLock::new(known),
+            writing: Mutex::new(()),
+        })
     }
 
     pub(crate) fn get(&self, id: &str) -> Result<Arc<Stored>, Problem> {
         if !is_name(id) {
-            return Err(Problem::new(Kind::BadRequest, "a rule id is 1 to 64 of A-Z a-z 0-9 . _ -"));
+            return Err(Problem::new(
+                Kind::BadRequest,
+                "a rule id is 1 to 64 of A-Z a-z 0-9 . _ -",
+            ));
         }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known
@@ -65,7 +71,19 @@ impl Rules {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Stored>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    fn count(&self) -> usize {
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Stores the rule, or finds it stored. `state` is the new rule's; one that is confirmed stays so.
@@ -73,7 +91,7 @@ impl Rules {
         let _one_at_a_time = self.writing.lock().await;
         match self.get(id) {
             Err(problem) if problem.kind == Kind::UnknownRule => {
-                if self.all().len() >= MAX_RULES {
+                if self.count() >= MAX_RULES {
                     return Err(Problem::new(
                         Kind::Refused,
                         format!("this platform keeps at most {MAX_RULES} rules"),
@@ -87,7 +105,11 @@ impl Rules {
                 format!("rule {id} exists with other contents; remove it first"),
             )),
             Ok(old) => {
-                let state = if state == State::Confirmed { state } else { old.state };
+                let state = if state == State::Confirmed {
+                    state
+                } else {
+                    old.state
+                };
                 if old.state == state && old.rule.confirm_url == rule.confirm_url {
                     return Ok(Put::Same(old));
                 }
@@ -96,11 +118,16 @@ impl Rules {
         }
     }
 
-    /// Notes that the binding's side has heard of the rule; a rule that is gone meanwhile stays gone.
-    pub(crate) async fn confirm(&self, id: &str) -> Result<(), Problem> {
+    /// Notes that the binding's side has heard of this rule. One that is gone meanwhile stays gone, and
+    /// another of the same id is not meant.
+    pub(crate) async fn confirm(&self, heard: &Stored) -> Result<(), Problem> {
         let _one_at_a_time = self.writing.lock().await;
-        let stored = self.get(id)?;
-        self.save(id, State::Confirmed, stored.rule.clone()).await.map(|_| ())
+        let stored = self.get(&heard.id)?;
+        if stored.rule.same_contents(&heard.rule) {
+            self.save(&heard.id, State::Confirmed, stored.rule.clone())
+                .await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn remove(&self, id: &str) -> Result<(), Problem> {
@@ -108,24 +135,38 @@ impl Rules {
         self.get(id)?;
         let (folder, file) = (self.folder.clone(), format!("{id}.json"));
         blocking(move || durable::remove(&folder, &file)).await?;
-        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
         Ok(())
     }
 
     async fn save(&self, id: &str, state: State, rule: Rule) -> Result<Arc<Stored>, Problem> {
-        let stored = Stored::new(id, state, rule).map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
+        let stored = Stored::new(id, state, rule)
+            .map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
         let content = serde_json::to_vec_pretty(&stored).map_err(io::Error::other)?;
         let (folder, file) = (self.folder.clone(), format!("{id}.json"));
         blocking(move || durable::write(&folder, &file, &content)).await?;
         let stored = Arc::new(stored);
-        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), Arc::clone(&stored));
+        self.known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id.to_owned(), Arc::clone(&stored));
         Ok(stored)
     }
+}
+
+fn read(path: &Path) -> anyhow::Result<Stored> {
+    let kept: Stored = serde_json::from_slice(&fs::read(path)?)?;
+    Stored::new(&kept.id, kept.state, kept.rule).map_err(anyhow::Error::msg)
 }
 
 /// Waits for the disk without holding up the other requests.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
 }

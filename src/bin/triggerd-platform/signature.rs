@@ -22,7 +22,7 @@ pub(crate) const WINDOW: u64 = 300;
 pub(crate) struct Secret(SecretString);
 
 /// Why a call is not believed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejected {
     /// No signature in the list is ours.
     Signature,
