@@ -5,8 +5,14 @@
 pub enum Metric {
     /// Messages that came in, by source.
     SourceMessages,
-    /// Messages that were refused or dropped at a bound, by source.
+    /// Messages that were refused or dropped, by source and reason.
     SourceRefused,
+    /// Messages that were refused though their sender does not send them again, by source.
+    SourceLost,
+    /// Whether a source is connected and subscribed, by source.
+    SourceConnected,
+    /// Connections that a source lost or could not make, by source and reason.
+    SourceDisconnects,
 }
 
 /// What kind of metric.
@@ -22,7 +28,13 @@ pub enum Kind {
 
 impl Metric {
     /// All metrics; a test holds that every one has its name once.
-    pub const ALL: &'static [Self] = &[Self::SourceMessages, Self::SourceRefused];
+    pub const ALL: &'static [Self] = &[
+        Self::SourceMessages,
+        Self::SourceRefused,
+        Self::SourceLost,
+        Self::SourceConnected,
+        Self::SourceDisconnects,
+    ];
 
     /// Name, kind and help.
     pub fn describe(self) -> (&'static str, Kind, &'static str) {
@@ -33,7 +45,22 @@ impl Metric {
             Self::SourceRefused => (
                 "triggerd_source_refused_total",
                 Kind::Counter,
-                "Messages refused or dropped at a source's bound, by source.",
+                "Messages that a source refused or dropped, by source and reason.",
+            ),
+            Self::SourceLost => (
+                "triggerd_source_lost_total",
+                Kind::Counter,
+                "Messages refused though their sender does not send them again, by source.",
+            ),
+            Self::SourceConnected => (
+                "triggerd_source_connected",
+                Kind::Gauge,
+                "1 while a source is connected and subscribed, by source.",
+            ),
+            Self::SourceDisconnects => (
+                "triggerd_source_disconnects_total",
+                Kind::Counter,
+                "Connections that a source lost or could not make, by source and reason.",
             ),
         }
     }

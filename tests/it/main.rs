@@ -11,6 +11,8 @@
 
 mod harness;
 mod servers;
+mod sources;
+mod sources_webhook;
 
 use std::process::ExitCode;
 
@@ -18,5 +20,6 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    harness::suite::run(servers::tests())
+    let tests = [servers::tests(), sources_webhook::tests()];
+    harness::suite::run(tests.into_iter().flatten().collect())
 }
