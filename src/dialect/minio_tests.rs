@@ -203,14 +203,16 @@ fn identity_is_of_the_bytes_as_they_were_sent() {
     }
 }
 
+type Change<'a> = &'a dyn Fn(&mut Value);
+
 #[test]
 fn errors_name_the_field() {
-    let refused = |change: &dyn Fn(&mut Value)| {
+    let refused = |change: Change<'_>| {
         let mut record = sample();
         change(&mut record);
         form(&body(&record)).unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut Value), &str); 14] = [
+    let cases: [(Change<'_>, &str); 14] = [
         (&|r| r["eventName"] = json!(null), "Records[0].eventName is missing"),
         (&|r| r["eventName"] = json!(""), "Records[0].eventName is missing"),
         (&|r| r["eventName"] = json!(5), "Records[0].eventName cannot be read: invalid type: integer"),

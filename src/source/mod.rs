@@ -16,7 +16,12 @@ use tokio::sync::oneshot;
 
 use crate::domain::{clock::Timestamp, event::StorageName};
 
+mod authorization;
 mod bound;
+pub mod mqtt;
+mod refusal;
+mod secret;
+pub mod webhook;
 
 pub use bound::{Bound, Permit, Pressure};
 

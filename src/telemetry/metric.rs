@@ -5,7 +5,7 @@
 pub enum Metric {
     /// Messages that came in, by source.
     SourceMessages,
-    /// Messages that were refused or dropped at a bound, by source.
+    /// Messages that were refused or dropped, by source and reason.
     SourceRefused,
     /// Calls of functions, by platform and class of outcome.
     Attempts,
@@ -25,6 +25,12 @@ pub enum Metric {
     Repeats,
     /// Notifications that can never be processed, by source.
     Quarantined,
+    /// Messages that were refused though their sender does not send them again, by source.
+    SourceLost,
+    /// Whether a source is connected and subscribed, by source.
+    SourceConnected,
+    /// Connections that a source lost or could not make, by source and reason.
+    SourceDisconnects,
 }
 
 /// What kind of metric.
@@ -52,6 +58,9 @@ impl Metric {
         Self::Events,
         Self::Repeats,
         Self::Quarantined,
+        Self::SourceLost,
+        Self::SourceConnected,
+        Self::SourceDisconnects,
     ];
 
     /// Name, kind and help.
@@ -63,7 +72,22 @@ impl Metric {
             Self::SourceRefused => (
                 "triggerd_source_refused_total",
                 Kind::Counter,
-                "Messages refused or dropped at a source's bound, by source.",
+                "Messages that a source refused or dropped, by source and reason.",
+            ),
+            Self::SourceLost => (
+                "triggerd_source_lost_total",
+                Kind::Counter,
+                "Messages refused though their sender does not send them again, by source.",
+            ),
+            Self::SourceConnected => (
+                "triggerd_source_connected",
+                Kind::Gauge,
+                "1 while a source is connected and subscribed, by source.",
+            ),
+            Self::SourceDisconnects => (
+                "triggerd_source_disconnects_total",
+                Kind::Counter,
+                "Connections that a source lost or could not make, by source and reason.",
             ),
             Self::Attempts => (
                 "triggerd_attempts_total",

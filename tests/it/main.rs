@@ -12,6 +12,8 @@
 mod harness;
 mod layering;
 mod servers;
+mod sources;
+mod sources_webhook;
 
 use std::process::ExitCode;
 
@@ -19,6 +21,10 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    let tests = [servers::tests(), layering::tests()];
+    let tests = [
+        layering::tests(),
+        servers::tests(),
+        sources_webhook::tests(),
+    ];
     harness::suite::run(tests.into_iter().flatten().collect())
 }
