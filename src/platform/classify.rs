@@ -114,12 +114,11 @@ impl Answer<'_> {
     fn retry_after(&self, now: Timestamp) -> Option<Duration> {
         let text = self.text(header::RETRY_AFTER.as_str())?;
         let text = text.trim();
-        let wait = match text.parse::<u64>() {
-            Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => {
-                let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-                Timestamp::from_micros(date.as_microsecond()).since(now)
-            }
+        let wait = if let Ok(seconds) = text.parse::<u64>() {
+            Duration::from_secs(seconds)
+        } else {
+            let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            Timestamp::from_micros(date.as_microsecond()).since(now)
         };
         Some(wait.min(MAX_RETRY_AFTER))
     }
