@@ -63,6 +63,27 @@ pub fn plan<'a>(
     Some(Configuration { rules, others: current.others.clone() })
 }
 
+/// Whether rules of ours in `current` let through, to every target, all that this filter can want.
+pub fn carries(current: &Configuration, filter: &Filter, targets: &[String]) -> bool {
+    let wanted = Coarse::of(&filter.keys);
+    let value = |rule: &BucketRule, name: &str| {
+        rule.filters
+            .iter()
+            .find(|(filter, _)| filter == name)
+            .map(|(_, value)| value.clone())
+            .unwrap_or_default()
+    };
+    targets.iter().all(|target| {
+        let ours = current.rules.iter().filter(|rule| is_ours(rule) && same_target(target, &rule.target));
+        let wider = ours.filter(|rule| {
+            Coarse { prefix: value(rule, "prefix"), suffix: value(rule, "suffix") }.covers(&wanted)
+        });
+        let mask =
+            wider.fold(0, |all, rule| all | EventSet::parse(&rule.events).map_or(0, |events| events.mask()));
+        filter.events.mask() & !mask == 0
+    })
+}
+
 /// Whether a rule is one of ours.
 pub fn is_ours(rule: &BucketRule) -> bool {
     rule.id.as_deref().is_some_and(|id| id.starts_with(OURS))
