@@ -10,7 +10,12 @@
 //!
 //! **Zero rows changed is a normal answer**: the verbs that depend on a state say so in their result, never by an error.
 
-use std::{fmt, time::Duration};
+mod migrate;
+mod mysql;
+mod rows;
+mod sqlite;
+
+use std::{fmt, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 
@@ -20,6 +25,9 @@ use crate::domain::{
     ids::BindingId,
     secret::SigningSecret,
 };
+
+pub use mysql::{MySqlOptions, MySqlRelations};
+pub use sqlite::{Role, SqliteRelations, Touched};
 
 /// What went wrong with the relations.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +74,37 @@ pub enum RelationsError {
     /// A migration failed.
     #[error("migrating the relations database failed")]
     Migration(#[source] sqlx::migrate::MigrateError),
+    /// Another daemon migrates, and did not end in time.
+    #[error("another process has been migrating the relations database for {} s; wait for it, then start again", waited.as_secs())]
+    MigrationLocked {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The URL cannot be used.
+    #[error("`relations.url` is no URL of a MySQL database; write mysql://user:password@host/database")]
+    Url(#[source] sqlx::Error),
+    /// The local file cannot be made, or not be kept from other users.
+    #[error("{} cannot be opened for this user alone", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that holds what must not be overwritten, or that is only a copy.
+    #[error(
+        "{} is {found}, but the config wants {wanted}: with `relations.url` set it is a copy, without it the only \
+         place where bindings are kept; set `relations.url` as it was, or move the file away", path.display()
+    )]
+    WrongRole {
+        /// Which file.
+        path: PathBuf,
+        /// What it is.
+        found: Role,
+        /// What it was opened as.
+        wanted: Role,
+    },
 }
 
 /// Which database, and how far it has come.
@@ -167,6 +206,36 @@ pub struct Node {
     pub silent_for: Duration,
 }
 
+/// One change of a binding's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The revision that the change made.
+    pub revision: u64,
+    /// When.
+    pub at: Timestamp,
+    /// The state since then.
+    pub state: State,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Who did what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Its number; later entries have greater ones.
+    pub id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// `operator`, or a platform's name, or `reconciler`.
+    pub by: String,
+    /// `bind`, `unbind` or `remove`.
+    pub action: String,
+    /// Which binding.
+    pub binding: BindingId,
+    /// Which bucket and function, for a person: the binding may be gone.
+    pub detail: String,
+}
+
 /// Leave to write one bucket's notification configuration; given up when dropped, or when its connection breaks.
 pub trait BucketLock: Send + fmt::Debug {}
 
@@ -212,6 +281,12 @@ pub trait Relations: Send + Sync + fmt::Debug {
     /// Removes a binding that is `unbinding`; whether there was one.
     async fn remove(&self, id: BindingId, now: Timestamp) -> Result<bool, RelationsError>;
 
+    /// The last changes of a binding's state, newest first; a binding that is gone has none.
+    async fn history(&self, id: BindingId, limit: u32) -> Result<Vec<HistoryEntry>, RelationsError>;
+
+    /// Who did what, newest first; only entries before the one given.
+    async fn audit(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, RelationsError>;
+
     /// Says that this daemon lives, and which revision it has in force.
     async fn heartbeat(
         &self,
@@ -232,4 +307,34 @@ pub trait Relations: Send + Sync + fmt::Debug {
         storage: &str,
         bucket: &str,
     ) -> Result<Option<Box<dyn BucketLock>>, RelationsError>;
+}
+
+/// Sorts what the driver says into "does not answer" and "refuses".
+fn failed(verb: &'static str) -> impl Fn(sqlx::Error) -> RelationsError {
+    move |source| {
+        if is_absence(&source) {
+            RelationsError::Unavailable(source)
+        } else {
+            RelationsError::Refused { verb, source }
+        }
+    }
+}
+
+fn is_absence(error: &sqlx::Error) -> bool {
+    use sqlx::Error::{Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+    match error {
+        Io(_) | Tls(_) | PoolTimedOut | PoolClosed | WorkerCrashed | Protocol(_) => true,
+        // Too many connections, shutting down, host blocked, connection killed; read-only after a fail-over.
+        Database(error) => match error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+            Some(error) => matches!(error.number(), 1040 | 1053 | 1129 | 1203 | 1290 | 1792 | 1836 | 1927 | 2006 | 2013),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// The error of a database that has not answered within `limit`.
+fn silent(limit: Duration) -> RelationsError {
+    let text = format!("no answer within {} s", limit.as_secs_f32());
+    RelationsError::Unavailable(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text)))
 }
