@@ -1,0 +1,71 @@
+//! Confirmation by callback: tells the binding's side that a rule stands, and notes that it has heard.
+//!
+//! At most one attempt at this is under way per rule; the rule put again begins it afresh, perhaps at a
+//! new `confirm_url`. When the other side will not hear, the rule stays pending until it is put again or
+//! this platform starts again.
+
+use crate::{
+    callback::{Caller, Ended},
+    rule::Stored,
+    rules::Rules,
+};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::task::AbortHandle;
+
+/// Confirms pending rules.
+pub(crate) struct Confirmer {
+    rules: Arc<Rules>,
+    caller: Caller,
+    /// By rule id; no more entries than rules.
+    under_way: Mutex<BTreeMap<String, AbortHandle>>,
+}
+
+impl Confirmer {
+    pub(crate) fn new(rules: Arc<Rules>, caller: Caller) -> Self {
+        Self {
+            rules,
+            caller,
+            under_way: Mutex::default(),
+        }
+    }
+
+    /// Begins to confirm the rule, in the background.
+    pub(crate) fn confirm(&self, stored: Arc<Stored>) {
+        let id = stored.id.clone();
+        let task = tokio::spawn(tell(Arc::clone(&self.rules), self.caller.clone(), stored));
+        let mut under_way = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = under_way.insert(id, task.abort_handle()) {
+            before.abort();
+        }
+    }
+
+    /// The rule is gone, and needs no confirmation.
+    pub(crate) fn forget(&self, id: &str) {
+        let mut under_way = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = under_way.remove(id) {
+            before.abort();
+        }
+    }
+}
+
+async fn tell(rules: Arc<Rules>, caller: Caller, stored: Arc<Stored>) {
+    let (id, rule) = (&stored.id, &stored.rule);
+    let Some(url) = &rule.confirm_url else { return };
+    let body = json!({ "rule": id, "state": "confirmed" });
+    let ended = caller
+        .post(url, &format!("confirm-{id}"), &rule.secret, &body)
+        .await;
+    if ended == Ended::Taken && rules.confirm(&stored).await.is_err() {
+        tracing::warn!(id, "a rule was confirmed and could not be marked so");
+    }
+}
