@@ -1,1 +1,3 @@
 //! The two-way handshake and the reconciler.
+
+pub mod bucket_rules;

@@ -3,6 +3,11 @@
 //! A driver speaks one platform's API. It establishes, inspects and withdraws rules, and it invokes functions; each
 //! answer is classified into an [`Outcome`] here, once, and nowhere else.
 
+mod classify;
+pub mod payload;
+pub mod rules;
+pub mod signature;
+
 use std::fmt;
 
 use async_trait::async_trait;

@@ -1,0 +1,338 @@
+//! The driver of the Trigger Rules protocol (`docs/trigger-rules.openapi.yaml`).
+//!
+//! The platform keeps a rule for each binding (`PUT`, `GET`, `DELETE /rules/{id}`, with our bearer token) and checks each
+//! invocation (`POST /functions/{name}/invocations`, signed with the binding's secret, no token) against it.
+//!
+//! * **Establishing** is idempotent: the same rule again is success. 409, 422 and 404 of type `unknown-function` are the
+//!   platform's no, for good. Anything else that is not success (a 404 without that type is a gateway's, or a wrong
+//!   `url`) is an error, and the reconciler asks again.
+//! * **Inspecting** compares every field, and the secret by its digest: it does not leave the platform again.
+//!   Only a 404 of type `unknown-rule` says that the rule is missing, since a missing rule degrades a binding.
+//! * **Invoking** ends within the binding's timeout. Whose fault a timeout is depends on whether the request had left:
+//!   before, nobody has run anything (platform fault); after, a synchronous function was too slow (function fault),
+//!   and an asynchronous one was not accepted in time (platform fault).
+//!
+//! One client for each platform: HTTP/1.1, connections kept, redirects never followed (events go where the operator
+//! said), proxies of the environment not used. At most [`MAX_BODY`] of an answer is read; a longer one costs its connection.
+//! A crash during any call leaves the platform with the rule or without it, and every call can be made again.
+
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, StatusCode, header};
+use reqwest::{Client, Method, RequestBuilder, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+use super::{Call, Driver, Established, Inspection, PlatformError, classify::Answer, payload, signature};
+use crate::{
+    domain::{
+        binding::{Binding, Mode},
+        ids::BindingId,
+        outcome::{Class, Outcome},
+    },
+    telemetry::Chain,
+};
+
+/// Most bytes of an answer that are read.
+const MAX_BODY: usize = 64 << 10;
+
+/// Longest time to get a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Longest time of a management call.
+const MANAGEMENT: Duration = Duration::from_secs(10);
+
+/// Connections kept to the platform while nothing is called.
+const IDLE_CONNECTIONS: usize = 64;
+
+/// A platform that cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidPlatform {
+    /// Its URL is none.
+    #[error(
+        "platforms.{platform}: `url` must be an http or https URL without query and credentials, such as http://127.0.0.1:8361"
+    )]
+    Url {
+        /// Its name in the config.
+        platform: String,
+    },
+    /// No HTTP client can be made.
+    #[error("platforms.{platform}: no HTTP client can be made")]
+    Client {
+        /// Its name in the config.
+        platform: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// A platform that speaks the Trigger Rules protocol.
+#[derive(Debug)]
+pub struct RulesDriver {
+    platform: String,
+    base: Url,
+    token: SecretString,
+    client: Client,
+}
+
+/// An answer whose body was read up to its bound.
+struct Read {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Read {
+    fn answer(&self) -> Answer<'_> {
+        Answer { status: self.status, headers: &self.headers, body: &self.body }
+    }
+}
+
+impl RulesDriver {
+    /// The platform of this name at `url`, which is shown `token`.
+    pub fn new(platform: &str, url: &str, token: SecretString) -> Result<Self, InvalidPlatform> {
+        let invalid = || InvalidPlatform::Url { platform: platform.to_owned() };
+        let base = Url::parse(url).map_err(|_| invalid())?;
+        let plain = base.query().is_none() && base.fragment().is_none();
+        // Credentials in a URL would appear in logs.
+        let anonymous = base.username().is_empty() && base.password().is_none();
+        if !matches!(base.scheme(), "http" | "https") || !plain || !anonymous {
+            return Err(invalid());
+        }
+        let client = Client::builder()
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .user_agent(concat!("triggerd/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|source| InvalidPlatform::Client { platform: platform.to_owned(), source })?;
+        Ok(Self { platform: platform.to_owned(), base, token, client })
+    }
+
+    /// The URL of these path segments below the platform's own.
+    fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        // Only a URL that cannot be a base has no segments, and `new` refuses those.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    fn rule_url(&self, id: BindingId) -> Url {
+        self.url(&["rules", &id.to_string()])
+    }
+
+    async fn manage(&self, request: RequestBuilder) -> Result<Read, PlatformError> {
+        let request = request.bearer_auth(self.token.expose_secret()).timeout(MANAGEMENT);
+        let unreachable = |source: reqwest::Error| PlatformError::Unreachable {
+            platform: self.platform.clone(),
+            url: self.base.to_string(),
+            source: source.without_url(),
+        };
+        let read = read(request.send().await.map_err(unreachable)?).await.map_err(unreachable)?;
+        if matches!(read.status.as_u16(), 401 | 403) {
+            let status = read.status.as_u16();
+            return Err(PlatformError::Unauthorized { platform: self.platform.clone(), status });
+        }
+        Ok(read)
+    }
+
+    fn unexpected(&self, what: &'static str, read: &Read) -> PlatformError {
+        let mut detail = read.answer().detail();
+        if read.status == StatusCode::NOT_FOUND || read.status.is_redirection() {
+            detail.push_str(" (is the platform's `url` right?)");
+        }
+        PlatformError::Unexpected {
+            platform: self.platform.clone(),
+            what,
+            status: read.status.as_u16(),
+            detail,
+        }
+    }
+
+    async fn send(&self, call: Call<'_>, sent: Arc<AtomicBool>) -> Result<Outcome, Outcome> {
+        let (binding, delivery) = (call.binding, call.delivery);
+        let encoded = payload::encode(&delivery.event, binding.spec.payload).map_err(|error| {
+            Outcome::new(Class::Permanent, None, format!("the event cannot be encoded: {error}"))
+        })?;
+        let id = delivery.id.to_string();
+        let signature = signature::sign(&binding.secret, &id, call.now, &encoded.body).map_err(|error| {
+            Outcome::new(Class::BindingBroken, None, format!("the binding's secret: {error}"))
+        })?;
+        let mut request = self
+            .client
+            .post(self.url(&["functions", &binding.spec.function.function, "invocations"]))
+            .header(header::CONTENT_TYPE, encoded.content_type)
+            .header(header::CONTENT_LENGTH, encoded.body.len())
+            .header("trigger-rule-id", binding.id.to_string())
+            .header("trigger-delivery-id", &id)
+            .header("trigger-attempt", delivery.tries.saturating_add(1))
+            .header("webhook-id", &id)
+            .header("webhook-timestamp", call.now.as_seconds())
+            .header("webhook-signature", signature);
+        for (name, value) in encoded.headers {
+            request = request.header(name, value);
+        }
+        let asked_async = binding.spec.mode == Mode::Async;
+        if asked_async {
+            request = request.header("prefer", "respond-async");
+            if let Some(url) = call.callback_url {
+                request = request.header("trigger-callback-url", url);
+            }
+        }
+        // The body is asked for when a connection stands and the head is written: from then on a function may run.
+        let body = Bytes::from(encoded.body);
+        let body = stream::once(async move {
+            sent.store(true, Ordering::Release);
+            Ok::<_, Infallible>(body)
+        });
+        let fault = |error: reqwest::Error| {
+            Outcome::new(Class::PlatformFault, None, Chain(&error.without_url()).to_string())
+        };
+        let response = request.body(reqwest::Body::wrap_stream(body)).send().await.map_err(fault)?;
+        let read = read(response).await.map_err(fault)?;
+        Ok(read.answer().classify(asked_async, call.now))
+    }
+}
+
+/// Reads an answer up to the bound. Whatever is beyond it is not read, and its connection is dropped.
+async fn read(mut response: reqwest::Response) -> Result<Read, reqwest::Error> {
+    let mut body = Vec::new();
+    while body.len() < MAX_BODY
+        && let Some(chunk) = response.chunk().await?
+    {
+        body.extend_from_slice(&chunk[..chunk.len().min(MAX_BODY - body.len())]);
+    }
+    Ok(Read { status: response.status(), headers: std::mem::take(response.headers_mut()), body })
+}
+
+/// The rule's contents as the protocol writes them: no secret, no confirm URL.
+fn contents(binding: &Binding) -> Value {
+    let mut rule = serde_json::to_value(&binding.spec.filter).unwrap_or_else(|_| json!({}));
+    rule["storage"] = json!(binding.spec.storage);
+    rule["bucket"] = json!(binding.spec.bucket);
+    rule["function"] = json!(binding.spec.function.function);
+    rule["mode"] = json!(binding.spec.mode);
+    rule
+}
+
+/// Which fields of the platform's rule are not as they should be.
+fn differences(binding: &Binding, theirs: &Value) -> Vec<&'static str> {
+    let mut ours = contents(binding);
+    ours["secret_digest"] = json!(binding.secret.digest());
+    let fields =
+        ["storage", "bucket", "events", "prefix", "suffix", "glob", "function", "mode", "secret_digest"];
+    let same = |field: &str| {
+        if field == "events" {
+            return words(&ours[field]) == words(&theirs[field]);
+        }
+        let plain = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        plain(&ours[field]) == plain(&theirs[field])
+    };
+    fields.into_iter().filter(|field| !same(field)).collect()
+}
+
+fn words(list: &Value) -> BTreeSet<&str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[async_trait]
+impl Driver for RulesDriver {
+    async fn establish(&self, binding: &Binding, confirm_url: &str) -> Result<Established, PlatformError> {
+        let mut rule = contents(binding);
+        rule["secret"] = json!(binding.secret.expose());
+        if !confirm_url.is_empty() {
+            rule["confirm_url"] = json!(confirm_url);
+        }
+        let read = self.manage(self.client.put(self.rule_url(binding.id)).json(&rule)).await?;
+        let answer = read.answer();
+        let state = serde_json::from_slice::<Value>(&read.body).unwrap_or_default();
+        match read.status.as_u16() {
+            202 => Ok(Established::Pending),
+            200..=299 if state["state"] == "pending" => Ok(Established::Pending),
+            200..=299 => Ok(Established::Confirmed),
+            404 if answer.problem_type() != "unknown-function" => {
+                Err(self.unexpected("keep the rule", &read))
+            }
+            408 | 425 | 429 => Err(self.unexpected("keep the rule", &read)),
+            400..=499 => Ok(Established::Rejected(format!(
+                "platform `{}` refused the rule ({}): {}",
+                self.platform,
+                read.status.as_u16(),
+                answer.detail()
+            ))),
+            _ => Err(self.unexpected("keep the rule", &read)),
+        }
+    }
+
+    async fn inspect(&self, binding: &Binding) -> Result<Inspection, PlatformError> {
+        let read = self.manage(self.client.get(self.rule_url(binding.id))).await?;
+        if read.status == StatusCode::NOT_FOUND && read.answer().problem_type() == "unknown-rule" {
+            return Ok(Inspection::Missing);
+        }
+        let theirs = match serde_json::from_slice::<Value>(&read.body) {
+            Ok(rule) if read.status.is_success() && rule.is_object() => rule,
+            _ => return Err(self.unexpected("show the rule", &read)),
+        };
+        let differences = differences(binding, &theirs);
+        if differences.is_empty() {
+            return Ok(Inspection::InStep { confirmed: theirs["state"] != "pending" });
+        }
+        Ok(Inspection::Changed(format!("the platform's rule differs in: {}", differences.join(", "))))
+    }
+
+    async fn withdraw(&self, id: BindingId) -> Result<(), PlatformError> {
+        let read = self.manage(self.client.delete(self.rule_url(id))).await?;
+        let gone = read.status == StatusCode::NOT_FOUND && read.answer().problem_type() == "unknown-rule";
+        if read.status.is_success() || gone {
+            return Ok(());
+        }
+        Err(self.unexpected("remove the rule", &read))
+    }
+
+    async fn invoke(&self, call: Call<'_>) -> Outcome {
+        let sent = Arc::new(AtomicBool::new(false));
+        let limit = call.binding.spec.timeout();
+        match tokio::time::timeout(limit, self.send(call, Arc::clone(&sent))).await {
+            Ok(Ok(outcome) | Err(outcome)) => outcome,
+            Err(_) if !sent.load(Ordering::Acquire) => Outcome::new(
+                Class::PlatformFault,
+                None,
+                format!("no connection to platform `{}` within the timeout of {limit:?}", self.platform),
+            ),
+            Err(_) if call.binding.spec.mode == Mode::Async => Outcome::new(
+                Class::PlatformFault,
+                None,
+                format!("not accepted within the timeout of {limit:?}"),
+            ),
+            Err(_) => {
+                Outcome::new(Class::FunctionFault, None, format!("no result within the timeout of {limit:?}"))
+            }
+        }
+    }
+
+    async fn check(&self) -> Result<(), PlatformError> {
+        // A rule that cannot be: who answers that it is unknown speaks the protocol and has accepted our token.
+        let nobody = BindingId::from_bytes([0; 16]);
+        let read = self.manage(self.client.request(Method::GET, self.rule_url(nobody))).await?;
+        if read.status == StatusCode::NOT_FOUND && read.answer().problem_type() == "unknown-rule" {
+            return Ok(());
+        }
+        Err(self.unexpected("show a rule that is not there", &read))
+    }
+}
