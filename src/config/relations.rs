@@ -4,7 +4,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 /// The shared database, or none: then `relations.db` in the state directory is the authority.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelationsConfig {
     /// `mysql://user:password@host/database`; TLS as MySQL's `ssl-mode` says (`?ssl-mode=REQUIRED`).
@@ -12,5 +12,11 @@ pub struct RelationsConfig {
     /// A file that holds the URL.
     pub url_file: Option<std::path::PathBuf>,
     /// Whether migrations run at start; otherwise `triggerd migrate` runs them.
-    pub migrate_at_start: Option<bool>,
+    pub migrate_at_start: bool,
+}
+
+impl Default for RelationsConfig {
+    fn default() -> Self {
+        Self { url: None, url_file: None, migrate_at_start: true }
+    }
 }

@@ -17,6 +17,24 @@ pub enum SourceConfig {
     Mqtt(MqttConfig),
 }
 
+impl SourceConfig {
+    /// The storage whose events come here, as it is named in the config; see [`super::Config::storage_of`].
+    pub fn storage(&self) -> Option<&str> {
+        match self {
+            Self::Webhook(source) => source.storage.as_deref(),
+            Self::Mqtt(source) => source.storage.as_deref(),
+        }
+    }
+
+    /// What the other side does with a message that is not acknowledged.
+    pub fn redelivers(&self) -> Redelivers {
+        match self {
+            Self::Webhook(source) => source.redelivers,
+            Self::Mqtt(source) => source.redelivers,
+        }
+    }
+}
+
 /// The bound on messages that are not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -147,8 +165,11 @@ fn default_mqtt_redelivers() -> Redelivers {
     Redelivers::Yes
 }
 
+/// What the broker may send ahead when nothing is said.
+pub(super) const DEFAULT_RECEIVE_MAXIMUM: u16 = 1_000;
+
 fn default_receive_maximum() -> u16 {
-    1_000
+    DEFAULT_RECEIVE_MAXIMUM
 }
 
 fn default_keep_alive_s() -> u16 {

@@ -1,0 +1,20 @@
+//! `[dispatch]`: how much runs at once, and how it ends.
+
+use serde::Deserialize;
+
+/// The bounds of dispatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DispatchConfig {
+    /// Most attempts that run at once, over all functions. (Each function's own bound is its bindings' `concurrency`.)
+    pub max_running: usize,
+    /// How long running attempts may go on when the daemon is stopped, in seconds. Those that are cut off cost no
+    /// attempt. Keep it below the unit's `TimeoutStopSec`.
+    pub drain_s: u64,
+}
+
+impl Default for DispatchConfig {
+    fn default() -> Self {
+        Self { max_running: 512, drain_s: 20 }
+    }
+}
