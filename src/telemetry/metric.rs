@@ -7,6 +7,12 @@ pub enum Metric {
     SourceMessages,
     /// Messages that were refused or dropped at a bound, by source.
     SourceRefused,
+    /// Transactions of the queue.
+    QueueCommits,
+    /// Rows of the queue that could not be read.
+    QueueCorrupt,
+    /// Items that left the quarantine for newer ones.
+    QuarantineEvicted,
 }
 
 /// What kind of metric.
@@ -22,7 +28,13 @@ pub enum Kind {
 
 impl Metric {
     /// All metrics; a test holds that every one has its name once.
-    pub const ALL: &'static [Self] = &[Self::SourceMessages, Self::SourceRefused];
+    pub const ALL: &'static [Self] = &[
+        Self::SourceMessages,
+        Self::SourceRefused,
+        Self::QueueCommits,
+        Self::QueueCorrupt,
+        Self::QuarantineEvicted,
+    ];
 
     /// Name, kind and help.
     pub fn describe(self) -> (&'static str, Kind, &'static str) {
@@ -34,6 +46,19 @@ impl Metric {
                 "triggerd_source_refused_total",
                 Kind::Counter,
                 "Messages refused or dropped at a source's bound, by source.",
+            ),
+            Self::QueueCommits => {
+                ("triggerd_queue_commits_total", Kind::Counter, "Transactions committed to the queue file.")
+            }
+            Self::QueueCorrupt => (
+                "triggerd_queue_corrupt_rows_total",
+                Kind::Counter,
+                "Rows of the queue that could not be read and went to the quarantine.",
+            ),
+            Self::QuarantineEvicted => (
+                "triggerd_quarantine_evicted_total",
+                Kind::Counter,
+                "Items dropped from the quarantine to make room for newer ones.",
             ),
         }
     }
