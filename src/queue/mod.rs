@@ -11,6 +11,22 @@
 //! first: the writer, sealing its batch, or the attempt's result, withdrawing the row. After the seal the result is
 //! recorded by the ordinary verbs. Parking or dead-lettering an id that is already there changes nothing.
 
+mod batch;
+mod books;
+mod command;
+mod deliveries;
+mod letters;
+mod open;
+mod parks;
+mod quarantine;
+mod read;
+mod rows;
+mod spool;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+mod writer;
+
 use std::{
     fmt,
     sync::{
@@ -29,11 +45,16 @@ use crate::domain::{
     outcome::Attempt,
 };
 
+pub use open::QueueOptions;
+pub use spool::{StateDirError, StateDirLock, lock_state_dir};
+pub use sqlite::SqliteQueue;
+pub use writer::Writer;
+
 /// What went wrong with the queue.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
-    /// The disk, or the file on it, failed; nothing of the batch is safe.
-    #[error("the queue file cannot be written ({verb})")]
+    /// The disk, or the file on it, failed; nothing of the batch is safe. Another try may succeed.
+    #[error("the queue file failed ({verb}); look at the disk of the state directory")]
     Failed {
         /// What was asked of it.
         verb: &'static str,
@@ -68,6 +89,12 @@ pub enum QueueError {
     Newer {
         /// The migration that is unknown.
         version: i64,
+    },
+    /// The schema is older than this triggerd, which may not migrate it.
+    #[error("queue.db lacks migration {missing}; run `triggerd migrate`, or allow migration at start")]
+    Older {
+        /// The first migration that is missing.
+        missing: i64,
     },
     /// A migration failed.
     #[error("migrating queue.db failed")]
@@ -104,7 +131,8 @@ pub struct Park {
     pub delivery: Delivery,
     /// When it is to be tried next.
     pub due: Timestamp,
-    /// Not to be tried until its binding is released (degraded or paused).
+    /// Not to be tried until its binding is released (degraded or paused). Its age stands still from the end of
+    /// `attempt`, or else from when it was accepted.
     pub held: bool,
     /// The attempt that failed before, if one did.
     pub attempt: Option<Attempt>,
@@ -132,7 +160,8 @@ pub struct Retry {
     pub id: DeliveryId,
     /// When.
     pub due: Timestamp,
-    /// Not to be tried until its binding is released.
+    /// Not to be tried until its binding is released. Its age stands still from the end of `attempt`, or else from
+    /// `due`.
     pub held: bool,
     /// Attempts that were the function's fault, now.
     pub attempts: u32,
@@ -194,10 +223,16 @@ pub struct DeadLetterQuery {
     pub binding: Option<BindingId>,
     /// Only those of platforms' functions on this platform.
     pub platform: Option<String>,
-    /// Only those that died before this one.
+    /// Only those that died before this one. When it is no dead letter any more (replayed or discarded while the pages
+    /// were read), the first page again.
     pub before: Option<DeliveryId>,
-    /// At most this many.
+    /// At most this many; never more than [`DeadLetterQuery::MAX_LIMIT`].
     pub limit: u32,
+}
+
+impl DeadLetterQuery {
+    /// Longest page.
+    pub const MAX_LIMIT: u32 = 500;
 }
 
 /// What becomes of a binding's parked deliveries when it is unbound.
@@ -222,13 +257,15 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// Puts a parked delivery off; whether it was there.
     async fn retry(&self, retry: Retry) -> Result<bool, QueueError>;
 
-    /// Makes a dead letter of a delivery, parked or not; false when it was one already.
+    /// Makes a dead letter of a delivery, parked or not; false when it was one already. Attempts that were parked with
+    /// the delivery are kept, those of `letter` that are not among them are added.
     async fn bury(&self, letter: DeadLetter) -> Result<bool, QueueError>;
 
     /// Keeps what can never be processed.
     async fn quarantine(&self, item: Quarantined) -> Result<(), QueueError>;
 
-    /// Deliveries of one function that are due and not held, oldest due first, except those that run now.
+    /// Deliveries of one function that are due and not held, oldest due first, except those that run now. A row that
+    /// cannot be read is moved to the quarantine and told of; it does not keep the others back.
     async fn due(
         &self,
         function: &FunctionRef,
@@ -272,7 +309,8 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// One dead letter.
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError>;
 
-    /// Parks a dead letter again, due now, its attempts and age beginning anew; false when there is none.
+    /// Parks a dead letter again, due now, its attempts and age beginning anew, whatever its function's share; its
+    /// function, or none when there is no such dead letter (any more).
     async fn replay(&self, id: DeliveryId, now: Timestamp) -> Result<Option<FunctionRef>, QueueError>;
 
     /// Forgets a dead letter; whether there was one.

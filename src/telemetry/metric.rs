@@ -31,6 +31,12 @@ pub enum Metric {
     SourceConnected,
     /// Connections that a source lost or could not make, by source and reason.
     SourceDisconnects,
+    /// Transactions of the queue.
+    QueueCommits,
+    /// Rows of the queue that could not be read.
+    QueueCorrupt,
+    /// Items that left the quarantine for newer ones.
+    QuarantineEvicted,
 }
 
 /// What kind of metric.
@@ -61,6 +67,9 @@ impl Metric {
         Self::SourceLost,
         Self::SourceConnected,
         Self::SourceDisconnects,
+        Self::QueueCommits,
+        Self::QueueCorrupt,
+        Self::QuarantineEvicted,
     ];
 
     /// Name, kind and help.
@@ -125,6 +134,19 @@ impl Metric {
                 "triggerd_quarantined_total",
                 Kind::Counter,
                 "Notifications that can never be processed, by source.",
+            ),
+            Self::QueueCommits => {
+                ("triggerd_queue_commits_total", Kind::Counter, "Transactions committed to the queue file.")
+            }
+            Self::QueueCorrupt => (
+                "triggerd_queue_corrupt_rows_total",
+                Kind::Counter,
+                "Rows of the queue that could not be read and went to the quarantine.",
+            ),
+            Self::QuarantineEvicted => (
+                "triggerd_quarantine_evicted_total",
+                Kind::Counter,
+                "Items dropped from the quarantine to make room for newer ones.",
             ),
         }
     }

@@ -1,0 +1,209 @@
+//! Reading, on connections of its own: readers see what was committed last and never wait for the writer.
+
+use sqlx::{Row, SqlitePool, sqlite::SqliteRow};
+
+use super::{
+    Backlog, DeadLetter, DeadLetterQuery, Quarantined, QueueError,
+    batch::used_bytes,
+    books::function_of,
+    open::failed,
+    rows::{self, Table, json},
+};
+use crate::domain::{
+    clock::Timestamp,
+    delivery::{Delivery, FunctionRef},
+    ids::{BindingId, DeliveryId},
+    outcome::Attempt,
+};
+
+/// Picks from the covering index alone and reads the rows only of what is taken.
+pub(super) const DUE: &str = "\
+    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, CAST(e.payload AS BLOB) AS payload \
+    FROM (SELECT seq FROM delivery INDEXED BY delivery_due \
+          WHERE function = (SELECT id FROM function WHERE platform = ?1 AND name = ?2) \
+          AND held = 0 AND due <= ?3 AND id NOT IN (SELECT unhex(value) FROM json_each(?4)) \
+          ORDER BY due, seq LIMIT ?5) AS next \
+    CROSS JOIN delivery d ON d.seq = next.seq \
+    LEFT JOIN event e ON e.seq = d.event";
+
+/// What was read, and the rows that could not be.
+#[derive(Debug)]
+pub(super) struct Page<T> {
+    pub(super) items: Vec<T>,
+    pub(super) unreadable: Vec<(Table, i64, QueueError)>,
+}
+
+impl<T> Page<T> {
+    fn new() -> Self {
+        Self { items: Vec::new(), unreadable: Vec::new() }
+    }
+
+    fn add(&mut self, table: Table, row: &SqliteRow, item: Result<T, QueueError>) -> Result<(), sqlx::Error> {
+        match item {
+            Ok(item) => self.items.push(item),
+            Err(error) => self.unreadable.push((table, row.try_get("seq")?, error)),
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn due(
+    pool: &SqlitePool,
+    function: &FunctionRef,
+    now: Timestamp,
+    running: &[DeliveryId],
+    limit: u32,
+) -> Result<Page<Delivery>, sqlx::Error> {
+    let mut rows = sqlx::query(DUE)
+        .bind(&*function.platform)
+        .bind(&*function.name)
+        .bind(now.as_micros())
+        .bind(json(running.iter())?)
+        .bind(limit)
+        .fetch_all(pool)
+        .await?;
+    rows.sort_by_key(|row| {
+        (row.try_get::<i64, _>("due").unwrap_or_default(), row.try_get::<i64, _>("seq").unwrap_or_default())
+    });
+    let mut page = Page::new();
+    for row in &rows {
+        page.add(Table::Delivery, row, rows::delivery(row, function))?;
+    }
+    Ok(page)
+}
+
+pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT f.platform, f.name, b.parked, b.earliest, b.held \
+         FROM (SELECT function, SUM(held = 0) AS parked, MIN(CASE WHEN held = 0 THEN due END) AS earliest, \
+                   SUM(held) AS held \
+               FROM delivery INDEXED BY delivery_due GROUP BY function) AS b \
+         JOIN function f ON f.id = b.function ORDER BY f.platform, f.name",
+    )
+    .fetch_all(pool)
+    .await?;
+    let backlog = rows.iter().map(|row| {
+        let count = |column| row.try_get::<i64, _>(column).map(|n| u64::try_from(n).unwrap_or(0));
+        Ok(Backlog {
+            function: function_of(row)?,
+            parked: count("parked")?,
+            earliest_due: row.try_get::<Option<i64>, _>("earliest")?.map(Timestamp::from_micros),
+            held: count("held")?,
+        })
+    });
+    backlog.collect()
+}
+
+pub(super) async fn parked_of(pool: &SqlitePool, binding: BindingId) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM delivery WHERE binding = ?1")
+        .bind(&binding.as_bytes()[..])
+        .fetch_one(pool)
+        .await?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+pub(super) async fn attempts(pool: &SqlitePool, id: DeliveryId) -> Result<Vec<Attempt>, QueueError> {
+    let attempts = attempts_of(pool, &[id]).await?;
+    Ok(attempts.into_iter().map(|(_, attempt)| attempt).collect())
+}
+
+/// Attempts of these deliveries, parked or dead, oldest first.
+async fn attempts_of(
+    pool: &SqlitePool,
+    ids: &[DeliveryId],
+) -> Result<Vec<(DeliveryId, Attempt)>, QueueError> {
+    let read = |error| failed("attempts", error);
+    let rows = sqlx::query(
+        "SELECT delivery AS id, at, took_us, class, status, detail FROM attempt \
+         WHERE delivery IN (SELECT unhex(value) FROM json_each(?1)) ORDER BY delivery, n",
+    )
+    .bind(json(ids.iter()).map_err(read)?)
+    .fetch_all(pool)
+    .await
+    .map_err(read)?;
+    rows.iter().map(rows::attempt).collect()
+}
+
+const LETTERS: &str = "\
+    SELECT l.seq, l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.replays, l.reason, l.detail, l.died_at, \
+        f.platform, f.name, CAST(e.payload AS BLOB) AS payload \
+    FROM dead_letter l LEFT JOIN function f ON f.id = l.function LEFT JOIN event e ON e.seq = l.event \
+    WHERE (?1 IS NULL OR f.platform = ?1) \
+    AND (?2 IS NULL OR l.seq < coalesce((SELECT seq FROM dead_letter WHERE id = ?2), 9223372036854775807)) \
+    ORDER BY l.seq DESC LIMIT ?3";
+
+/// The same for one binding, by its index.
+const LETTERS_OF_BINDING: &str = "\
+    SELECT l.seq, l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.replays, l.reason, l.detail, l.died_at, \
+        f.platform, f.name, CAST(e.payload AS BLOB) AS payload \
+    FROM dead_letter l LEFT JOIN function f ON f.id = l.function LEFT JOIN event e ON e.seq = l.event \
+    WHERE (?1 IS NULL OR f.platform = ?1) \
+    AND (?2 IS NULL OR l.seq < coalesce((SELECT seq FROM dead_letter WHERE id = ?2), 9223372036854775807)) \
+    AND l.binding = ?4 \
+    ORDER BY l.seq DESC LIMIT ?3";
+
+pub(super) async fn dead_letters(
+    pool: &SqlitePool,
+    query: &DeadLetterQuery,
+) -> Result<Page<DeadLetter>, QueueError> {
+    let read = |error| failed("dead_letters", error);
+    let binding = query.binding.map(|binding| binding.as_bytes().to_vec());
+    let statement = if binding.is_some() { LETTERS_OF_BINDING } else { LETTERS };
+    let rows = sqlx::query(statement)
+        .bind(query.platform.as_deref())
+        .bind(query.before.map(|before| before.as_bytes().to_vec()))
+        .bind(query.limit.min(DeadLetterQuery::MAX_LIMIT));
+    let rows = if let Some(binding) = binding { rows.bind(binding) } else { rows };
+    let rows = rows.fetch_all(pool).await.map_err(read)?;
+    let mut page = Page::new();
+    for row in &rows {
+        page.add(Table::DeadLetter, row, rows::dead_letter(row)).map_err(read)?;
+    }
+    add_attempts(pool, &mut page.items).await?;
+    Ok(page)
+}
+
+async fn add_attempts(pool: &SqlitePool, letters: &mut [DeadLetter]) -> Result<(), QueueError> {
+    let ids: Vec<DeliveryId> = letters.iter().map(|letter| letter.delivery.id).collect();
+    let mut by_id: std::collections::HashMap<DeliveryId, Vec<Attempt>> = std::collections::HashMap::new();
+    for (id, attempt) in attempts_of(pool, &ids).await? {
+        by_id.entry(id).or_default().push(attempt);
+    }
+    for letter in letters {
+        letter.attempts = by_id.remove(&letter.delivery.id).unwrap_or_default();
+    }
+    Ok(())
+}
+
+pub(super) async fn dead_letter(pool: &SqlitePool, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
+    let row = sqlx::query(
+        "SELECT l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.replays, l.reason, l.detail, l.died_at, \
+             f.platform, f.name, CAST(e.payload AS BLOB) AS payload \
+         FROM dead_letter l LEFT JOIN function f ON f.id = l.function LEFT JOIN event e ON e.seq = l.event \
+         WHERE l.id = ?1",
+    )
+    .bind(&id.as_bytes()[..])
+    .fetch_optional(pool)
+    .await
+    .map_err(|error| failed("dead_letter", error))?;
+    let Some(row) = row else { return Ok(None) };
+    let mut letters = [rows::dead_letter(&row)?];
+    add_attempts(pool, &mut letters).await?;
+    let [letter] = letters;
+    Ok(Some(letter))
+}
+
+pub(super) async fn quarantined(pool: &SqlitePool, limit: u32) -> Result<Vec<Quarantined>, QueueError> {
+    let rows = sqlx::query(
+        "SELECT seq, source, received_at, reason, bytes, length FROM quarantine ORDER BY seq DESC LIMIT ?1",
+    )
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+    .map_err(|error| failed("quarantined", error))?;
+    rows.iter().map(rows::quarantined).collect()
+}
+
+pub(super) async fn usage(pool: &SqlitePool) -> Result<u64, sqlx::Error> {
+    used_bytes(&mut *pool.acquire().await?).await
+}

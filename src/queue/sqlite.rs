@@ -1,0 +1,265 @@
+//! The queue on SQLite: the handle that everyone holds.
+//!
+//! Verbs that change something go to the [`Writer`]; the others read on connections of their own.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::{
+    ConnectOptions, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Backlog, DeadLetter, DeadLetterQuery, Disposal, Park, Parked, Quarantined, Queue, QueueError,
+    QueueOptions, Retry, Writer,
+    books::Books,
+    command::{Answer, Command, LetterRow, ParkRow, Work},
+    open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
+    read::{self, Page},
+    rows::Table,
+    writer::MAX_BATCH,
+};
+use crate::{
+    domain::{
+        clock::Timestamp,
+        delivery::{Delivery, FunctionRef},
+        ids::{BindingId, DeliveryId},
+        outcome::Attempt,
+    },
+    telemetry::{Chain, Metric},
+};
+
+/// Connections for reading.
+const READERS: u32 = 2;
+
+/// Rounds of `due` and `dead_letters` that may be spent on rows that cannot be read.
+const ROUNDS: usize = 4;
+
+/// The queue in `queue.db`. Cheap to clone; all clones are the same queue.
+#[derive(Debug, Clone)]
+pub struct SqliteQueue {
+    requests: mpsc::Sender<Command>,
+    readers: SqlitePool,
+    max_bytes: u64,
+    commits: Arc<AtomicU64>,
+}
+
+impl SqliteQueue {
+    /// Opens the file, making and migrating it as needed. Nothing is written until the [`Writer`] runs.
+    ///
+    /// # Errors
+    ///
+    /// `Newer` or `Older` when the schema is not that of this version, `Migration` and `Failed` when the disk or the
+    /// file is at fault.
+    pub async fn open(path: &Path, options: &QueueOptions) -> Result<(Self, Writer), QueueError> {
+        prepare_file(path)?;
+        Self::open_with(connect_options(path, options), options).await
+    }
+
+    pub(super) async fn open_with(
+        connect: SqliteConnectOptions,
+        options: &QueueOptions,
+    ) -> Result<(Self, Writer), QueueError> {
+        let opening = |error| failed("open", error);
+        let mut conn = connect.connect().await.map_err(opening)?;
+        migrate(&mut conn, options.migrate).await?;
+        let books = Books::load(&mut conn).await.map_err(opening)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .min_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(Duration::from_secs(30))
+            .test_before_acquire(false)
+            .connect_with(read_options(&connect))
+            .await
+            .map_err(opening)?;
+        let (sender, receiver) = mpsc::channel(2 * MAX_BATCH);
+        let commits = Arc::new(AtomicU64::new(0));
+        let queue = Self {
+            requests: sender,
+            readers: readers.clone(),
+            max_bytes: options.max_bytes,
+            commits: Arc::clone(&commits),
+        };
+        let writer = Writer {
+            requests: receiver,
+            options: connect,
+            limits: Limits::from(options),
+            conn: Some(conn),
+            books: Some(books),
+            readers,
+            commits,
+        };
+        Ok((queue, writer))
+    }
+
+    /// Ends the writer once it has done and answered what was asked before.
+    pub async fn close(&self) {
+        // Closed already is as good.
+        drop(self.ask(Work::Close).await);
+    }
+
+    /// How many transactions were committed since the queue was opened.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// The newest items of the quarantine, at most `limit`.
+    pub async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, QueueError> {
+        read::quarantined(&self.readers, limit).await
+    }
+
+    async fn ask(&self, work: Work) -> Result<Answer, QueueError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command { work, reply, so_far: 0 };
+        self.requests.send(command).await.map_err(|_| QueueError::Closed)?;
+        answer.await.map_err(|_| QueueError::Closed)?
+    }
+
+    async fn was(&self, work: Work) -> Result<bool, QueueError> {
+        Ok(matches!(self.ask(work).await?, Answer::Was(true)))
+    }
+
+    async fn count(&self, work: Work) -> Result<u64, QueueError> {
+        match self.ask(work).await? {
+            Answer::Count(count) => Ok(count),
+            _ => Ok(0),
+        }
+    }
+
+    /// Moves rows that cannot be read out of the way, and says so; whether they are.
+    async fn reject(&self, unreadable: Vec<(Table, i64, QueueError)>) -> Result<(), QueueError> {
+        for (table, seq, problem) in unreadable {
+            tracing::error!(
+                error = %Chain(&problem),
+                "a row of the queue cannot be read; it is moved to the quarantine with its bytes",
+            );
+            Metric::QueueCorrupt.count(&[]);
+            self.ask(Work::Reject { table, seq, problem: problem.to_string() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a page; rows that cannot be read are moved away, and the page is read again when nothing else was on it.
+    async fn readable<T, F>(&self, read: impl Fn() -> F) -> Result<Vec<T>, QueueError>
+    where
+        F: Future<Output = Result<Page<T>, QueueError>>,
+    {
+        for _ in 0..ROUNDS {
+            let page = read().await?;
+            if page.unreadable.is_empty() {
+                return Ok(page.items);
+            }
+            let rejected = self.reject(page.unreadable).await;
+            if !page.items.is_empty() {
+                return Ok(page.items);
+            }
+            rejected?;
+        }
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Queue for SqliteQueue {
+    async fn park(&self, park: Park) -> Result<Parked, QueueError> {
+        let row = ParkRow::new(park).map_err(|error| failed("park", sqlx::Error::Encode(error.into())))?;
+        match self.ask(Work::Park(Box::new(row))).await? {
+            Answer::Parked(parked) => Ok(parked),
+            _ => Err(QueueError::Closed),
+        }
+    }
+
+    async fn delivered(&self, id: DeliveryId) -> Result<bool, QueueError> {
+        self.was(Work::Delivered(id)).await
+    }
+
+    async fn retry(&self, retry: Retry) -> Result<bool, QueueError> {
+        self.was(Work::Retry(Box::new(retry))).await
+    }
+
+    async fn bury(&self, letter: DeadLetter) -> Result<bool, QueueError> {
+        let row =
+            LetterRow::new(letter).map_err(|error| failed("bury", sqlx::Error::Encode(error.into())))?;
+        self.was(Work::Bury(Box::new(row))).await
+    }
+
+    async fn quarantine(&self, item: Quarantined) -> Result<(), QueueError> {
+        self.ask(Work::Quarantine(item)).await.map(drop)
+    }
+
+    async fn due(
+        &self,
+        function: &FunctionRef,
+        now: Timestamp,
+        running: &[DeliveryId],
+        limit: u32,
+    ) -> Result<Vec<Delivery>, QueueError> {
+        self.readable(|| async {
+            read::due(&self.readers, function, now, running, limit)
+                .await
+                .map_err(|error| failed("due", error))
+        })
+        .await
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
+        read::backlog(&self.readers).await.map_err(|error| failed("backlog", error))
+    }
+
+    async fn hold(&self, binding: BindingId, held: bool, now: Timestamp) -> Result<u64, QueueError> {
+        self.count(Work::Hold { binding, held, now }).await
+    }
+
+    async fn parked_of(&self, binding: BindingId) -> Result<u64, QueueError> {
+        read::parked_of(&self.readers, binding).await.map_err(|error| failed("parked_of", error))
+    }
+
+    async fn dispose(
+        &self,
+        binding: BindingId,
+        disposal: Disposal,
+        running: &[DeliveryId],
+        now: Timestamp,
+    ) -> Result<u64, QueueError> {
+        self.count(Work::Dispose { binding, disposal, running: running.to_vec(), now }).await
+    }
+
+    async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, QueueError> {
+        read::attempts(&self.readers, id).await
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError> {
+        self.readable(|| read::dead_letters(&self.readers, query)).await
+    }
+
+    async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
+        read::dead_letter(&self.readers, id).await
+    }
+
+    async fn replay(&self, id: DeliveryId, now: Timestamp) -> Result<Option<FunctionRef>, QueueError> {
+        match self.ask(Work::Replay { id, now }).await? {
+            Answer::Function(function) => Ok(function),
+            _ => Ok(None),
+        }
+    }
+
+    async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
+        self.was(Work::Discard(id)).await
+    }
+
+    async fn usage(&self) -> Result<(u64, u64), QueueError> {
+        let used = read::usage(&self.readers).await.map_err(|error| failed("usage", error))?;
+        Ok((used, self.max_bytes))
+    }
+}
