@@ -146,17 +146,18 @@ impl Dispatcher {
         made: Option<Made>,
     ) -> Result<(), QueueError> {
         let parts = &self.inner.parts;
-        let mut attempts = parts.queue.attempts(delivery.id).await?;
         let mut delivery = delivery.clone();
-        let detail = match made {
+        // The queue keeps what it knows of earlier attempts.
+        let (detail, attempts) = match made {
             Some(made) => {
                 delivery.tries = delivery.tries.saturating_add(1);
                 delivery.attempts += u32::from(made.outcome.class == Class::FunctionFault);
-                let detail = made.record.detail.clone();
-                attempts.push(made.record);
-                detail
+                (made.record.detail.clone(), vec![made.record])
             }
-            None => attempts.last().map(|last| last.detail.clone()).unwrap_or_default(),
+            None => {
+                let last = parts.queue.attempts(delivery.id).await?.pop();
+                (last.map(|last| last.detail).unwrap_or_default(), Vec::new())
+            }
         };
         let died_at = parts.clock.now();
         let letter = DeadLetter { delivery: delivery.clone(), reason, detail, died_at, attempts, replays: 0 };

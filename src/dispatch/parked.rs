@@ -107,7 +107,8 @@ impl Dispatcher {
                 self.inner.tracker.spawn(async move { dispatcher.parked(delivery, permit, running).await });
             }
             if all {
-                lane.looked(false, queue.next_due(&lane.function, now).await?);
+                let running = self.running_of_function(&lane.function);
+                lane.looked(false, queue.next_due(&lane.function, &running).await?);
                 return Ok(());
             }
         }

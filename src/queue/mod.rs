@@ -274,11 +274,11 @@ pub trait Queue: Send + Sync + fmt::Debug {
         limit: u32,
     ) -> Result<Vec<Delivery>, QueueError>;
 
-    /// When the first delivery of a function after this moment is due, held ones aside.
+    /// When the first delivery of a function is due, held ones and those that run now aside.
     async fn next_due(
         &self,
         function: &FunctionRef,
-        after: Timestamp,
+        running: &[DeliveryId],
     ) -> Result<Option<Timestamp>, QueueError>;
 
     /// How much each function has parked.

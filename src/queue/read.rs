@@ -72,6 +72,24 @@ pub(super) async fn due(
     Ok(page)
 }
 
+pub(super) async fn next_due(
+    pool: &SqlitePool,
+    function: &FunctionRef,
+    running: &[DeliveryId],
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    let due: Option<i64> = sqlx::query_scalar(
+        "SELECT due FROM delivery INDEXED BY delivery_due \
+         WHERE function = (SELECT id FROM function WHERE platform = ?1 AND name = ?2) \
+         AND held = 0 AND id NOT IN (SELECT unhex(value) FROM json_each(?3)) ORDER BY due LIMIT 1",
+    )
+    .bind(&*function.platform)
+    .bind(&*function.name)
+    .bind(json(running.iter())?)
+    .fetch_optional(pool)
+    .await?;
+    Ok(due.map(Timestamp::from_micros))
+}
+
 pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT f.platform, f.name, b.parked, b.earliest, b.held \

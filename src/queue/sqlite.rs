@@ -213,6 +213,14 @@ impl Queue for SqliteQueue {
         .await
     }
 
+    async fn next_due(
+        &self,
+        function: &FunctionRef,
+        running: &[DeliveryId],
+    ) -> Result<Option<Timestamp>, QueueError> {
+        read::next_due(&self.readers, function, running).await.map_err(|error| failed("next_due", error))
+    }
+
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
         read::backlog(&self.readers).await.map_err(|error| failed("backlog", error))
     }

@@ -21,10 +21,6 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    let tests = [
-        layering::tests(),
-        servers::tests(),
-        sources_webhook::tests(),
-    ];
+    let tests = [layering::tests(), servers::tests(), sources_webhook::tests()];
     harness::suite::run(tests.into_iter().flatten().collect())
 }

@@ -106,7 +106,9 @@ struct Inner {
 impl Inner {
     async fn prepare(self: Arc<Self>) -> Result<(), RelationsError> {
         // Of callers that come together, one works and the others wait.
-        let work = async || if self.options.migrate { self.run_migrations().await } else { self.check_migrations().await };
+        let work = async || {
+            if self.options.migrate { self.run_migrations().await } else { self.check_migrations().await }
+        };
         self.ready.get_or_try_init(work).await.copied()
     }
 }
@@ -167,9 +169,10 @@ impl MySqlRelations {
         let mut connection = self.inner.pool.acquire().await.map_err(failed(verb))?;
         // Holds for the next transaction of this connection alone.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.map_err(failed(verb))?;
-        Transaction::begin(connection, Some(sqlx::SqlSafeStr::into_sql_str(
-            "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
-        )))
+        Transaction::begin(
+            connection,
+            Some(sqlx::SqlSafeStr::into_sql_str("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")),
+        )
         .await
         .map_err(failed(verb))
     }
