@@ -148,16 +148,13 @@ impl Dispatcher {
         let parts = &self.inner.parts;
         let mut delivery = delivery.clone();
         // The queue keeps what it knows of earlier attempts.
-        let (detail, attempts) = match made {
-            Some(made) => {
-                delivery.tries = delivery.tries.saturating_add(1);
-                delivery.attempts += u32::from(made.outcome.class == Class::FunctionFault);
-                (made.record.detail.clone(), vec![made.record])
-            }
-            None => {
-                let last = parts.queue.attempts(delivery.id).await?.pop();
-                (last.map(|last| last.detail).unwrap_or_default(), Vec::new())
-            }
+        let (detail, attempts) = if let Some(made) = made {
+            delivery.tries = delivery.tries.saturating_add(1);
+            delivery.attempts += u32::from(made.outcome.class == Class::FunctionFault);
+            (made.record.detail.clone(), vec![made.record])
+        } else {
+            let last = parts.queue.attempts(delivery.id).await?.pop();
+            (last.map(|last| last.detail).unwrap_or_default(), Vec::new())
         };
         let died_at = parts.clock.now();
         let letter = DeadLetter { delivery: delivery.clone(), reason, detail, died_at, attempts, replays: 0 };

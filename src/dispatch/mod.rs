@@ -25,6 +25,8 @@ mod custody;
 mod first;
 mod lane;
 mod parked;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
