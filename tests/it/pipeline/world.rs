@@ -1,0 +1,429 @@
+//! A whole installation: a real MinIO, the real daemon and the real reference platform, each a process of its own.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    minio::{self, Minio, MinioOptions, MqttTarget, WebhookTarget},
+    ports::free_port,
+    process::{Halt, Process},
+    suite::Ctx,
+    wait::{eventually, wait_for},
+};
+
+/// How long anything may take that should be quick, on a machine that is busy.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+const OPERATOR_TOKEN: &str = "operator-token-of-the-tests";
+const PLATFORM_TOKEN: &str = "token-that-triggerd-shows-the-platform";
+const API_TOKEN: &str = "token-that-the-platform-shows-triggerd";
+const WEBHOOK_TOKEN: &str = "token-of-the-webhook-target";
+
+/// How notifications come from MinIO to the daemon.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// By a webhook target, with or without a `queue_dir`.
+    Webhook {
+        /// Whether MinIO keeps what it could not hand over.
+        queue_dir: bool,
+    },
+    /// By a broker and this version of MQTT.
+    Mqtt {
+        /// `mqtt://host:port`
+        broker: String,
+        /// `3.1.1` or `5`
+        version: &'static str,
+    },
+}
+
+/// What a world is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// How notifications come in.
+    pub(crate) way: Way,
+    /// URL of a shared database; SQLite without.
+    pub(crate) relations: Option<String>,
+    /// More lines of the platform's config: its functions.
+    pub(crate) functions: String,
+    /// Whether the platform confirms by a call back.
+    pub(crate) confirm_by_callback: bool,
+    /// More lines at the end of the daemon's config.
+    pub(crate) extra: String,
+}
+
+impl Plan {
+    /// The embedded default.
+    pub(crate) fn webhook(functions: &str) -> Self {
+        Self {
+            way: Way::Webhook { queue_dir: false },
+            relations: None,
+            functions: functions.to_owned(),
+            confirm_by_callback: false,
+            extra: String::new(),
+        }
+    }
+}
+
+/// MinIO, daemon and platform.
+pub(crate) struct World {
+    pub(crate) minio: Minio,
+    pub(crate) daemon: Daemon,
+    pub(crate) platform: Platform,
+}
+
+impl World {
+    /// Starts everything and returns when the daemon is ready.
+    pub(crate) async fn start(ctx: &Ctx, plan: &Plan) -> Result<Self> {
+        let source_port = free_port()?;
+        let minio = Minio::start(minio_options(plan, source_port)).await?;
+        let admin_port = free_port()?;
+        let platform = Platform::start(ctx.folder(), plan, admin_port).await?;
+        let config = daemon_config(ctx.folder(), plan, &minio, (admin_port, source_port), platform.port)?;
+        let daemon = Daemon::start(ctx.folder(), config, admin_port).await?;
+        Ok(Self { minio, daemon, platform })
+    }
+
+    /// Makes a bucket and a binding of it to a function, and waits until it is active.
+    pub(crate) async fn bind(&self, bucket: &str, function: &str, more: &Value) -> Result<String> {
+        let exists = self.minio.s3().head_bucket().bucket(bucket).send().await.is_ok();
+        if !exists {
+            self.minio.create_bucket(bucket).await?;
+        }
+        let mut wanted = json!({
+            "bucket": bucket, "events": ["s3:ObjectCreated:*"], "platform": "local", "function": function,
+        });
+        let (Some(wanted_map), Some(more)) = (wanted.as_object_mut(), more.as_object()) else {
+            bail!("not an object")
+        };
+        wanted_map.extend(more.clone());
+        let (status, answer) = self.daemon.call(Method::POST, "/v1/bindings", Some(&wanted)).await?;
+        ensure!(status.is_success(), "{status}: {answer}");
+        let id = answer["id"].as_str().context("no id")?.to_owned();
+        self.daemon.wait_for_state(&id, "active").await?;
+        Ok(id)
+    }
+}
+
+fn minio_options(plan: &Plan, source_port: u16) -> MinioOptions {
+    match &plan.way {
+        Way::Webhook { queue_dir } => MinioOptions {
+            webhooks: vec![WebhookTarget {
+                id: "TRIGGERD".into(),
+                endpoint: format!("http://127.0.0.1:{source_port}/minio"),
+                auth_token: Some(WEBHOOK_TOKEN.into()),
+                queue_dir: *queue_dir,
+            }],
+            ..MinioOptions::default()
+        },
+        Way::Mqtt { broker, .. } => MinioOptions {
+            mqtts: vec![MqttTarget {
+                id: "TRIGGERD".into(),
+                broker: broker.replace("mqtt://", "tcp://"),
+                topic: "minio/events".into(),
+                qos: 1,
+                user_password: None,
+                queue_dir: false,
+            }],
+            ..MinioOptions::default()
+        },
+    }
+}
+
+fn daemon_config(
+    folder: &Path,
+    plan: &Plan,
+    minio: &Minio,
+    (admin_port, source_port): (u16, u16),
+    platform_port: u16,
+) -> Result<PathBuf> {
+    let (source, arn) = match &plan.way {
+        Way::Webhook { queue_dir } => (
+            format!(
+                "type = \"webhook\"\nlisten = \"127.0.0.1:{source_port}\"\ntoken = \"{WEBHOOK_TOKEN}\"\n\
+                 redelivers = \"{}\"\n",
+                if *queue_dir { "yes" } else { "no" }
+            ),
+            minio.webhook_arn("TRIGGERD"),
+        ),
+        Way::Mqtt { broker, version } => (
+            format!(
+                "type = \"mqtt\"\nbroker = \"{broker}\"\ntopic = \"minio/events\"\nversion = \"{version}\"\n"
+            ),
+            minio.mqtt_arn("TRIGGERD"),
+        ),
+    };
+    let relations = plan.relations.as_ref().map_or(String::new(), |url| format!("url = \"{url}\"\n"));
+    let state = folder.join("state");
+    let config = format!(
+        "[node]\nname = \"one\"\nstate_dir = \"{state}\"\n[relations]\n{relations}\
+         [admin]\nlisten = \"127.0.0.1:{admin_port}\"\ntoken = \"{OPERATOR_TOKEN}\"\n\
+         [storages.default]\nendpoint = \"{endpoint}\"\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n\
+         targets = [\"{arn}\"]\n\
+         [platforms.local]\ndriver = \"rules\"\nurl = \"http://127.0.0.1:{platform_port}\"\n\
+         token = \"{PLATFORM_TOKEN}\"\napi_token = \"{API_TOKEN}\"\n\
+         [log]\nlevel = \"triggerd=debug,info\"\n[sources.main]\n{source}{extra}",
+        state = state.display(),
+        endpoint = minio.endpoint(),
+        access = minio::ACCESS_KEY,
+        secret = minio::SECRET_KEY,
+        extra = plan.extra,
+    );
+    let path = folder.join("triggerd.toml");
+    fs::write(&path, config)?;
+    Ok(path)
+}
+
+/// The daemon.
+pub(crate) struct Daemon {
+    config: PathBuf,
+    log: PathBuf,
+    admin: String,
+    http: reqwest::Client,
+    process: Option<Process>,
+}
+
+impl Daemon {
+    async fn start(folder: &Path, config: PathBuf, admin_port: u16) -> Result<Self> {
+        let mut daemon = Self {
+            config,
+            log: folder.join("triggerd.log"),
+            admin: format!("http://127.0.0.1:{admin_port}"),
+            http: reqwest::Client::builder().no_proxy().timeout(SOON).build()?,
+            process: None,
+        };
+        daemon.start_again().await?;
+        Ok(daemon)
+    }
+
+    /// Starts it, and waits until it is ready.
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_triggerd"));
+        command.arg("run").arg("--config").arg(&self.config);
+        let mut process = Process::start("triggerd", &command, &self.log)?;
+        let ready = format!("{}/health/ready", self.admin);
+        process
+            .gate(SOON, async || {
+                self.http.get(&ready).send().await?.error_for_status()?;
+                Ok(())
+            })
+            .await?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// `kill -9`, and nothing else.
+    pub(crate) async fn kill9(&mut self) -> Result<()> {
+        self.process.take().context("the daemon does not run")?.halt(Halt::Kill).await?;
+        Ok(())
+    }
+
+    /// SIGTERM; fails unless it ends well.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        let status = self.process.take().context("the daemon does not run")?.stop().await?;
+        ensure!(status.success(), "the daemon ended with {status}");
+        Ok(())
+    }
+
+    /// A call of the admin API as the operator.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value)> {
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.admin)).bearer_auth(OPERATOR_TOKEN);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// What the command line says on standard output; fails when it fails.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_triggerd"))
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.config)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "triggerd {arguments:?}: {}\n{said}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(said)
+    }
+
+    /// Waits until a binding is in this state.
+    pub(crate) async fn wait_for_state(&self, id: &str, state: &str) -> Result<Value> {
+        eventually(&format!("binding {id} is {state}"), SOON, async || {
+            let (status, binding) = self.call(Method::GET, &format!("/v1/bindings/{id}"), None).await?;
+            ensure!(status == StatusCode::OK && binding["state"] == state, "{status} {binding}");
+            Ok(binding)
+        })
+        .await
+    }
+
+    /// Waits until a binding is gone.
+    pub(crate) async fn wait_until_gone(&self, id: &str) -> Result<()> {
+        wait_for(&format!("binding {id} is gone"), SOON, async || {
+            let answer = self.call(Method::GET, &format!("/v1/bindings/{id}"), None).await;
+            answer.is_ok_and(|(status, _)| status == StatusCode::NOT_FOUND)
+        })
+        .await
+    }
+
+    /// The dead letters, newest first.
+    pub(crate) async fn dead_letters(&self) -> Result<Vec<Value>> {
+        let (status, page) = self.call(Method::GET, "/v1/dead-letters", None).await?;
+        ensure!(status == StatusCode::OK, "{status} {page}");
+        let list = page.as_array().or_else(|| page["dead_letters"].as_array()).context("no list")?;
+        Ok(list.clone())
+    }
+
+    /// Everything it has logged.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+}
+
+/// The reference platform, whose functions write what they were called with into files of the test's folder.
+pub(crate) struct Platform {
+    folder: PathBuf,
+    config: PathBuf,
+    port: u16,
+    process: Option<Process>,
+}
+
+/// A function that notes each call in the file NAME.calls (delivery id, attempt, key) and then runs `script`.
+pub(crate) fn noting(name: &str, script: &str) -> String {
+    format!(
+        "[functions.{name}]\ncommand = [\"/bin/sh\", \"-c\", '''printf '%s %s %s\\n' \
+         \"$TRIGGER_DELIVERY_ID\" \"$TRIGGER_ATTEMPT\" \"$TRIGGER_KEY\" >> \"$FOLDER/{name}.calls\"; {script}''']\n\
+         env = {{ FOLDER = \"@FOLDER@\" }}\nconcurrency = 16\n"
+    )
+}
+
+/// One call of a function, as it was noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Noted {
+    pub(crate) delivery: String,
+    pub(crate) attempt: u32,
+    pub(crate) key: String,
+}
+
+impl Platform {
+    async fn start(folder: &Path, plan: &Plan, admin_port: u16) -> Result<Self> {
+        let folder = folder.join("platform");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("platform.token"), PLATFORM_TOKEN)?;
+        fs::write(folder.join("triggerd.token"), API_TOKEN)?;
+        let port = free_port()?;
+        let confirm = if plan.confirm_by_callback { "callback" } else { "answer" };
+        let config = format!(
+            "listen = \"127.0.0.1:{port}\"\nstate_dir = \"state\"\ntoken_file = \"platform.token\"\n\
+             confirm = \"{confirm}\"\n{}\n[triggerd]\nurl = \"http://127.0.0.1:{admin_port}\"\n\
+             token_file = \"triggerd.token\"\nplatform = \"local\"\n",
+            plan.functions
+        );
+        let config = config.replace("@FOLDER@", &folder.display().to_string());
+        let path = folder.join("platform.toml");
+        fs::write(&path, config)?;
+        let mut platform = Self { folder, config: path, port, process: None };
+        platform.start_again().await?;
+        Ok(platform)
+    }
+
+    /// Starts it, and waits until it answers.
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_triggerd-platform"));
+        command.arg("serve").arg("--config").arg(&self.config);
+        let mut process = Process::start("the platform", &command, &self.folder.join("platform.log"))?;
+        let health = format!("http://127.0.0.1:{}/health", self.port);
+        process
+            .gate(SOON, async || {
+                reqwest::get(&health).await?.error_for_status()?;
+                Ok(())
+            })
+            .await?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) async fn kill9(&mut self) -> Result<()> {
+        self.process.take().context("the platform does not run")?.halt(Halt::Kill).await?;
+        Ok(())
+    }
+
+    /// What its command line says on standard output; fails when it fails.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_triggerd-platform"))
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.config)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(said)
+    }
+
+    /// The platform's base URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// A file of the platform's folder.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The calls that a noting function has seen.
+    pub(crate) fn calls(&self, function: &str) -> Result<Vec<Noted>> {
+        let text = match fs::read_to_string(self.file(&format!("{function}.calls"))) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let lines = text.lines().map(|line| {
+            let mut parts = line.splitn(3, ' ');
+            let mut next = || parts.next().map(str::to_owned).context("a line that is no call");
+            Ok(Noted { delivery: next()?, attempt: next()?.parse()?, key: next()? })
+        });
+        lines.collect()
+    }
+
+    /// Waits until a noting function has seen this many calls.
+    pub(crate) async fn wait_for_calls(&self, function: &str, count: usize) -> Result<Vec<Noted>> {
+        eventually(&format!("{count} calls of {function}"), SOON, async || {
+            let calls = self.calls(function)?;
+            ensure!(calls.len() >= count, "{} so far: {calls:?}", calls.len());
+            Ok(calls)
+        })
+        .await
+    }
+}
+
+/// Delivery ids by key; fails when one key was called under two ids.
+pub(crate) fn ids_by_key(calls: &[Noted]) -> Result<BTreeMap<&str, &str>> {
+    let mut ids = BTreeMap::new();
+    for call in calls {
+        let id = ids.entry(call.key.as_str()).or_insert(call.delivery.as_str());
+        ensure!(*id == call.delivery, "{} was called under {id} and {}", call.key, call.delivery);
+    }
+    Ok(ids)
+}
