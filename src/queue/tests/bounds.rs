@@ -113,7 +113,7 @@ async fn space_is_given_back_after_a_burst() {
 #[tokio::test]
 async fn large_requests_go_in_steps_and_reach_every_row() {
     let f = Fixture::new().await;
-    let count = u32::try_from(2 * super::super::deliveries::STEP + 7).unwrap();
+    let count = u32::try_from(2 * deliveries::STEP + 7).unwrap();
     join_all((0..count).map(|n| f.queue.park(park(delivery(n, "f"), NOW)))).await;
     assert_eq!(f.queue.hold(binding(1), true, at(1)).await.unwrap(), u64::from(count));
     assert_eq!(f.queue.backlog().await.unwrap()[0].held, u64::from(count));
@@ -128,15 +128,18 @@ async fn due_searches_its_covering_index_whatever_the_queue_holds() {
     let f = Fixture::new().await;
     f.queue.park(park(delivery(1, "f"), NOW)).await.unwrap();
     f.run(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+        "CREATE TEMP TABLE n AS
+             WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT i FROM n;
+         INSERT INTO event (seq, id, payload) SELECT i, randomblob(16), '{}' FROM n;
          INSERT INTO delivery (id, event, binding, function, accepted_at, due, held, held_since, attempts,
              tries, replays, weight)
-         SELECT randomblob(16), 1, randomblob(16), 2 + i % 50, i, i, i % 2, iif(i % 2, i, NULL), 0, 0, 0, 1 FROM n;
+         SELECT randomblob(16), i, randomblob(16), 2 + i % 50, i, i, i % 2, iif(i % 2, i, NULL), 0, 0, 0, 1 FROM n;
          ANALYZE;",
     )
     .await;
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", read::DUE));
     let plan: Vec<(i64, i64, i64, String)> =
-        sqlx::query_as(const_format_plan()).fetch_all(&mut f.sql().await).await.unwrap();
+        sqlx::query_as(explain).fetch_all(&mut f.sql().await).await.unwrap();
     let plan: Vec<_> = plan.into_iter().map(|(.., step)| step).collect();
     let search = "SEARCH delivery USING COVERING INDEX delivery_due (function=? AND held=? AND due<?)";
     assert!(plan.iter().any(|step| step == search), "{plan:#?}");
@@ -144,8 +147,4 @@ async fn due_searches_its_covering_index_whatever_the_queue_holds() {
     let scans = plan.iter().filter(|step| step.starts_with("SCAN"));
     assert!(scans.clone().all(|step| step.contains("next") || step.contains("json_each")), "{plan:#?}");
     assert_eq!(f.due_ids(&function("f"), NOW).await, [delivery(1, "f").id]);
-}
-
-fn const_format_plan() -> sqlx::AssertSqlSafe<String> {
-    sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", super::super::read::DUE))
 }

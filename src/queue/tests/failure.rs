@@ -29,7 +29,7 @@ async fn disk_without_room_fails_the_batch_and_keeps_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let options = QueueOptions::default();
     let path = dir.path().join("queue.db");
-    super::super::open::prepare_file(&path).unwrap();
+    open::prepare_file(&path).unwrap();
     // SQLite itself says "database or disk is full" at this many pages.
     let connect = connect_options(&path, &options).pragma("max_page_count", "120");
     let (queue, writer) = SqliteQueue::open_with(connect, &options).await.unwrap();
