@@ -75,6 +75,25 @@ async fn function_beyond_its_share_overflows_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn endless_retries_do_not_use_up_a_share() {
+    let f = Fixture::with(QueueOptions { max_attempts_kept: 3, ..QueueOptions::default() }).await;
+    let id = delivery(1, "f").id;
+    f.queue.park(park(delivery(1, "f"), NOW)).await.unwrap();
+    let mut weights = Vec::new();
+    for tries in 1..=10_u32 {
+        let retry = Retry { tries, ..retry(id, NOW, Some(attempt(i64::from(tries)))) };
+        f.queue.retry(retry).await.unwrap();
+        weights.push(f.number("SELECT weight FROM delivery").await);
+    }
+    assert!(weights[0] < weights[2] && weights[2] == weights[9], "{weights:?}");
+    // A fresh reading of the books agrees: nothing is left once it is delivered.
+    f.queue.delivered(id).await.unwrap();
+    let f = f.reopen().await;
+    assert!(f.queue.backlog().await.unwrap().is_empty());
+    assert_eq!(f.number("SELECT COUNT(*) FROM function").await, 0);
+}
+
+#[tokio::test]
 async fn quarantine_drops_its_oldest() {
     let f = Fixture::with(QueueOptions { quarantine_items: 3, ..small() }).await;
     for byte in 1..=5 {

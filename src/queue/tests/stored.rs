@@ -83,6 +83,10 @@ async fn unreadable_attempt_is_an_error_with_its_place() {
     let error = f.queue.attempts(delivery(1, "f").id).await.unwrap_err();
     assert!(matches!(&error, QueueError::Corrupt { table: "attempt", column: "class", .. }), "{error}");
     assert_eq!(f.due_ids(&function("f"), NOW).await.len(), 1);
+
+    // The letter is worth more than the attempt.
+    f.queue.bury(letter(delivery(1, "f"), NOW)).await.unwrap();
+    assert_eq!(f.queue.dead_letter(delivery(1, "f").id).await.unwrap().unwrap().attempts, []);
 }
 
 #[tokio::test]

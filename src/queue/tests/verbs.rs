@@ -175,6 +175,17 @@ async fn closed_queue_answers_what_was_asked_and_refuses_the_rest() {
     f.queue.close().await;
 }
 
+#[tokio::test]
+async fn queue_whose_writer_died_answers_closed() {
+    let f = Fixture::new().await;
+    f.queue.park(park(delivery(1, "f"), NOW)).await.unwrap();
+    f.writer.abort();
+    assert!(f.writer.await.unwrap_err().is_cancelled());
+    assert!(matches!(f.queue.delivered(delivery(1, "f").id).await, Err(QueueError::Closed)));
+    assert!(matches!(f.queue.due(&function("f"), NOW, &[], 1).await, Err(QueueError::Closed)));
+    assert!(matches!(f.queue.usage().await, Err(QueueError::Closed)));
+}
+
 pub(super) fn junk(byte: u8) -> Quarantined {
     Quarantined {
         source: "mqtt".into(),
