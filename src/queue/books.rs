@@ -19,6 +19,17 @@ pub(super) struct Books {
 }
 
 impl Books {
+    /// Forgets functions that nothing is kept for any more.
+    pub(super) async fn forget_unused(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "DELETE FROM function WHERE id NOT IN (SELECT function FROM dead_letter) \
+             AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.function = function.id)",
+        )
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+
     /// Reads them from the file.
     pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
         let rows = sqlx::query("SELECT id, platform, name FROM function").fetch_all(&mut *conn).await?;

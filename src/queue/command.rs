@@ -57,6 +57,16 @@ pub(super) enum Work {
 }
 
 impl Work {
+    /// Bytes that it brings along.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Park(park) => park.stored.payload.len(),
+            Self::Bury(letter) => letter.stored.payload.len(),
+            Self::Quarantine(item) => item.bytes.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn verb(&self) -> &'static str {
         match self {
             Self::Park(_) => "park",

@@ -96,6 +96,9 @@ impl Batch<'_> {
             let bytes = attempt_weight(attempt);
             !self.beyond(bytes, self.limits.max_bytes)
         });
+        // Beyond the bound each new attempt takes the place of an old one.
+        let grows = attempt.filter(|_| retry.tries <= self.limits.attempts);
+        let grows_by = grows.map_or(0, attempt_weight);
         let function: Option<i64> = sqlx::query_scalar(
             "UPDATE delivery SET due = ?2, attempts = ?4, tries = ?5, weight = weight + ?7, \
                  accepted_at = accepted_at + CASE WHEN held AND NOT ?3 THEN max(0, ?6 - held_since) ELSE 0 END, \
@@ -108,12 +111,12 @@ impl Batch<'_> {
         .bind(retry.attempts)
         .bind(retry.tries)
         .bind(moment.as_micros())
-        .bind(attempt.map_or(0, |attempt| to_i64(attempt_weight(attempt))))
+        .bind(to_i64(grows_by))
         .fetch_optional(&mut *self.conn)
         .await?;
         let Some(function) = function else { return Ok(Step::was(false)) };
         if let Some(attempt) = attempt {
-            self.books.add(function, attempt_weight(attempt));
+            self.books.add(function, grows_by);
             self.insert_attempt(retry.id, attempt).await?;
         }
         Ok(Step::was(true))

@@ -9,11 +9,14 @@ use super::{
     open::failed,
     rows::{self, Table, json},
 };
-use crate::domain::{
-    clock::Timestamp,
-    delivery::{Delivery, FunctionRef},
-    ids::{BindingId, DeliveryId},
-    outcome::Attempt,
+use crate::{
+    domain::{
+        clock::Timestamp,
+        delivery::{Delivery, FunctionRef},
+        ids::{BindingId, DeliveryId},
+        outcome::Attempt,
+    },
+    telemetry::Chain,
 };
 
 /// Picks from the covering index alone and reads the rows only of what is taken.
@@ -121,25 +124,22 @@ pub(super) async fn parked_of(pool: &SqlitePool, binding: BindingId) -> Result<u
 }
 
 pub(super) async fn attempts(pool: &SqlitePool, id: DeliveryId) -> Result<Vec<Attempt>, QueueError> {
-    let attempts = attempts_of(pool, &[id]).await?;
-    Ok(attempts.into_iter().map(|(_, attempt)| attempt).collect())
+    let attempts = attempts_of(pool, &[id]).await.map_err(|error| failed("attempts", error))?;
+    attempts.into_iter().map(|attempt| attempt.map(|(_, attempt)| attempt)).collect()
 }
 
+type ReadAttempt = Result<(DeliveryId, Attempt), QueueError>;
+
 /// Attempts of these deliveries, parked or dead, oldest first.
-async fn attempts_of(
-    pool: &SqlitePool,
-    ids: &[DeliveryId],
-) -> Result<Vec<(DeliveryId, Attempt)>, QueueError> {
-    let read = |error| failed("attempts", error);
+async fn attempts_of(pool: &SqlitePool, ids: &[DeliveryId]) -> Result<Vec<ReadAttempt>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT delivery AS id, at, took_us, class, status, detail FROM attempt \
          WHERE delivery IN (SELECT unhex(value) FROM json_each(?1)) ORDER BY delivery, n",
     )
-    .bind(json(ids.iter()).map_err(read)?)
+    .bind(json(ids.iter())?)
     .fetch_all(pool)
-    .await
-    .map_err(read)?;
-    rows.iter().map(rows::attempt).collect()
+    .await?;
+    Ok(rows.iter().map(rows::attempt).collect())
 }
 
 const LETTERS: &str = "\
@@ -181,11 +181,17 @@ pub(super) async fn dead_letters(
     Ok(page)
 }
 
+/// Adds the attempts. One that cannot be read is told of and left out, rather than its letter hidden.
 async fn add_attempts(pool: &SqlitePool, letters: &mut [DeadLetter]) -> Result<(), QueueError> {
     let ids: Vec<DeliveryId> = letters.iter().map(|letter| letter.delivery.id).collect();
     let mut by_id: std::collections::HashMap<DeliveryId, Vec<Attempt>> = std::collections::HashMap::new();
-    for (id, attempt) in attempts_of(pool, &ids).await? {
-        by_id.entry(id).or_default().push(attempt);
+    for attempt in attempts_of(pool, &ids).await.map_err(|error| failed("dead_letters", error))? {
+        match attempt {
+            Ok((id, attempt)) => by_id.entry(id).or_default().push(attempt),
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "an attempt of a dead letter cannot be read");
+            }
+        }
     }
     for letter in letters {
         letter.attempts = by_id.remove(&letter.delivery.id).unwrap_or_default();

@@ -54,7 +54,7 @@ pub struct SqliteQueue {
 }
 
 impl SqliteQueue {
-    /// Opens the file, making and migrating it as needed. Nothing is written until the [`Writer`] runs.
+    /// Opens the file, making and migrating it as needed. Verbs are answered once the [`Writer`] runs.
     ///
     /// # Errors
     ///
@@ -72,6 +72,9 @@ impl SqliteQueue {
         let opening = |error| failed("open", error);
         let mut conn = connect.connect().await.map_err(opening)?;
         migrate(&mut conn, options.migrate).await?;
+        if let Err(error) = Books::forget_unused(&mut conn).await {
+            tracing::warn!(error = %Chain(&error), "functions without deliveries stay in the queue file");
+        }
         let books = Books::load(&mut conn).await.map_err(opening)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -99,6 +102,7 @@ impl SqliteQueue {
             books: Some(books),
             readers,
             commits,
+            failing: false,
         };
         Ok((queue, writer))
     }
@@ -116,7 +120,12 @@ impl SqliteQueue {
 
     /// The newest items of the quarantine, at most `limit`.
     pub async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, QueueError> {
-        read::quarantined(&self.readers, limit).await
+        read::quarantined(self.readers()?, limit).await
+    }
+
+    /// Where to read, as long as the writer runs.
+    fn readers(&self) -> Result<&SqlitePool, QueueError> {
+        if self.requests.is_closed() { Err(QueueError::Closed) } else { Ok(&self.readers) }
     }
 
     async fn ask(&self, work: Work) -> Result<Answer, QueueError> {
@@ -205,10 +214,9 @@ impl Queue for SqliteQueue {
         running: &[DeliveryId],
         limit: u32,
     ) -> Result<Vec<Delivery>, QueueError> {
+        let readers = self.readers()?;
         self.readable(|| async {
-            read::due(&self.readers, function, now, running, limit)
-                .await
-                .map_err(|error| failed("due", error))
+            read::due(readers, function, now, running, limit).await.map_err(|error| failed("due", error))
         })
         .await
     }
@@ -222,7 +230,7 @@ impl Queue for SqliteQueue {
     }
 
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
-        read::backlog(&self.readers).await.map_err(|error| failed("backlog", error))
+        read::backlog(self.readers()?).await.map_err(|error| failed("backlog", error))
     }
 
     async fn hold(&self, binding: BindingId, held: bool, now: Timestamp) -> Result<u64, QueueError> {
@@ -230,7 +238,7 @@ impl Queue for SqliteQueue {
     }
 
     async fn parked_of(&self, binding: BindingId) -> Result<u64, QueueError> {
-        read::parked_of(&self.readers, binding).await.map_err(|error| failed("parked_of", error))
+        read::parked_of(self.readers()?, binding).await.map_err(|error| failed("parked_of", error))
     }
 
     async fn dispose(
@@ -244,15 +252,16 @@ impl Queue for SqliteQueue {
     }
 
     async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, QueueError> {
-        read::attempts(&self.readers, id).await
+        read::attempts(self.readers()?, id).await
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError> {
-        self.readable(|| read::dead_letters(&self.readers, query)).await
+        let readers = self.readers()?;
+        self.readable(|| read::dead_letters(readers, query)).await
     }
 
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
-        read::dead_letter(&self.readers, id).await
+        read::dead_letter(self.readers()?, id).await
     }
 
     async fn replay(&self, id: DeliveryId, now: Timestamp) -> Result<Option<FunctionRef>, QueueError> {
@@ -267,7 +276,7 @@ impl Queue for SqliteQueue {
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {
-        let used = read::usage(&self.readers).await.map_err(|error| failed("usage", error))?;
+        let used = read::usage(self.readers()?).await.map_err(|error| failed("usage", error))?;
         Ok((used, self.max_bytes))
     }
 }

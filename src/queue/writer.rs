@@ -40,6 +40,9 @@ use crate::telemetry::{Chain, Metric};
 /// Requests in one transaction at most.
 pub(super) const MAX_BATCH: usize = 512;
 
+/// Bytes in one transaction, about, so that one of large events does not make the others wait for all of them.
+const BATCH_BYTES: usize = 8 << 20;
+
 /// How long it has to be quiet before space is given back.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -61,6 +64,8 @@ pub struct Writer {
     pub(super) books: Option<Books>,
     pub(super) readers: SqlitePool,
     pub(super) commits: Arc<AtomicU64>,
+    /// Whether the last transaction failed; so that a disk that stays away is told of once.
+    pub(super) failing: bool,
 }
 
 impl Writer {
@@ -132,7 +137,7 @@ impl Writer {
     /// Does and answers a batch; what is left are large requests that have more steps to go.
     async fn settle(&mut self, batch: Vec<Command>) -> Vec<Command> {
         let mut unfinished = Vec::new();
-        let mut pieces = vec![batch];
+        let mut pieces = by_size(batch);
         while let Some(mut piece) = pieces.pop() {
             if piece.is_empty() {
                 continue;
@@ -158,7 +163,7 @@ impl Writer {
                     pieces.push(piece);
                 }
                 Err(error) => {
-                    tracing::error!(error = %Chain(&error), requests = piece.len(), "a batch could not be written to the queue file");
+                    self.tell(&error, piece.len());
                     let source = Arc::new(error);
                     for command in piece {
                         let verb = command.work.verb();
@@ -188,8 +193,21 @@ impl Writer {
         self.conn = Some(conn);
         self.books = Some(books);
         self.commits.fetch_add(1, Ordering::Relaxed);
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("the queue file can be written again");
+        }
         Metric::QueueCommits.count(&[]);
         Ok(steps)
+    }
+
+    fn tell(&mut self, error: &sqlx::Error, requests: usize) {
+        let first = !std::mem::replace(&mut self.failing, !is_of_one_statement(error));
+        let error = Chain(error);
+        if first {
+            tracing::error!(%error, requests, "the queue file could not be written; every batch begins anew");
+        } else {
+            tracing::debug!(%error, requests, "the queue file can still not be written");
+        }
     }
 
     /// Gives one step of free space back; whether there is more to give.
@@ -215,6 +233,7 @@ impl Writer {
         }
         let mut given = 0;
         while given < free - SLACK_PAGES && self.requests.is_empty() {
+            // As many as `VACUUM_PAGES`; a pragma takes no parameters.
             sqlx::query("PRAGMA incremental_vacuum(256)").execute(&mut *conn).await?;
             given += VACUUM_PAGES;
         }
@@ -226,6 +245,24 @@ enum Gathered {
     Requests,
     Quiet,
     Ended,
+}
+
+/// Cuts a batch so that no transaction is much larger than [`BATCH_BYTES`]; the last piece is the first to be done.
+fn by_size(batch: Vec<Command>) -> Vec<Vec<Command>> {
+    let mut pieces = vec![Vec::with_capacity(batch.len())];
+    let mut bytes = 0;
+    for command in batch {
+        bytes += command.work.bytes();
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(command);
+        }
+        if bytes >= BATCH_BYTES {
+            pieces.push(Vec::new());
+            bytes = 0;
+        }
+    }
+    pieces.reverse();
+    pieces
 }
 
 /// Whether an error is of the statement's own data, so that the rest of its batch may be sound.

@@ -11,6 +11,8 @@
 
 mod harness;
 mod layering;
+mod pipeline;
+mod platform;
 mod servers;
 mod sources;
 mod sources_webhook;
@@ -21,6 +23,24 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    let tests = [layering::tests(), servers::tests(), sources_webhook::tests()];
+    let tests = [
+        layering::tests(),
+        servers::tests(),
+        platform_tests(),
+        sources_webhook::tests(),
+        pipeline::tests(),
+    ];
     harness::suite::run(tests.into_iter().flatten().collect())
+}
+
+fn platform_tests() -> Vec<harness::suite::Test> {
+    let tests = platform::all().into_iter();
+    tests
+        .map(|(name, test)| {
+            harness::suite::Test::new(name, &[], move |_| async move {
+                test().await;
+                Ok(())
+            })
+        })
+        .collect()
 }

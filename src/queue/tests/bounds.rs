@@ -1,0 +1,169 @@
+//! Bounds: the file's size, a function's share, the quarantine; and that space and time stay in proportion.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{verbs::junk, *};
+
+fn small() -> QueueOptions {
+    QueueOptions {
+        max_bytes: 1 << 20,
+        function_share: 1.0,
+        dead_letter_reserve: 256 << 10,
+        ..QueueOptions::default()
+    }
+}
+
+fn large(n: u32, name: &str) -> Delivery {
+    Delivery::new(event(n, 10_000), binding(1), function(name), NOW)
+}
+
+#[tokio::test]
+async fn full_file_refuses_parks_keeps_room_for_dead_letters_and_loses_nothing() {
+    let f = Fixture::with(small()).await;
+    let mut parked = 0;
+    let full = loop {
+        match f.queue.park(park(large(parked, "f"), NOW)).await {
+            Ok(Parked::Written) => parked += 1,
+            other => break other,
+        }
+        assert!(parked < 200, "the file never became full");
+    };
+    assert!(matches!(full, Err(QueueError::Full { .. })), "{full:?}");
+    assert!(parked > 30, "full after {parked}");
+
+    let mut buried = 0;
+    while f.queue.bury(letter(large(1_000 + buried, "f"), NOW)).await.is_ok() {
+        buried += 1;
+        assert!(buried < 200, "the reserve never became full");
+    }
+    assert!(buried > 10, "{buried} dead letters in the reserve");
+    let (used, bound) = f.queue.usage().await.unwrap();
+    assert!(used <= bound && bound == 1 << 20, "{used} of {bound}");
+
+    // What is parked can still end, either way, and makes room.
+    assert!(f.queue.bury(letter(large(0, "f"), NOW)).await.unwrap());
+    for n in 1..20 {
+        assert!(f.queue.delivered(large(n, "f").id).await.unwrap());
+        assert!(f.queue.discard(large(1_000 + n, "f").id).await.is_ok());
+    }
+    assert_eq!(f.queue.park(park(large(500, "f"), NOW)).await.unwrap(), Parked::Written);
+    assert_eq!(f.due_ids(&function("f"), NOW).await.len(), usize::try_from(parked).unwrap() - 20 + 1);
+}
+
+#[tokio::test]
+async fn function_beyond_its_share_overflows_and_others_do_not() {
+    let f = Fixture::with(QueueOptions { function_share: 0.1, ..small() }).await;
+    let parks = (0..15).map(|n| f.queue.park(Park { attempt: Some(attempt(2)), ..park(large(n, "f"), NOW) }));
+    let parked: Vec<_> = join_all(parks).await.into_iter().map(Result::unwrap).collect();
+    let written = parked.iter().filter(|parked| **parked == Parked::Written).count();
+    assert!((5..=10).contains(&written), "{parked:?}");
+    assert!(parked[written..].iter().all(|parked| *parked == Parked::Overflow), "{parked:?}");
+    assert_eq!(f.queue.park(park(large(50, "g"), NOW)).await.unwrap(), Parked::Written);
+
+    let query = DeadLetterQuery { limit: 99, ..DeadLetterQuery::default() };
+    let letters = f.queue.dead_letters(&query).await.unwrap();
+    assert_eq!(letters.len(), 15 - written);
+    assert_eq!((letters[0].reason, &letters[0].attempts), (DeadReason::Overflow, &vec![attempt(2)]));
+
+    // The share is counted from the file, so it outlives a restart; and it is given back.
+    let f = f.reopen().await;
+    assert_eq!(f.queue.park(park(large(60, "f"), NOW)).await.unwrap(), Parked::Overflow);
+    f.queue.delivered(large(0, "f").id).await.unwrap();
+    assert_eq!(f.queue.park(park(large(61, "f"), NOW)).await.unwrap(), Parked::Written);
+}
+
+#[tokio::test]
+async fn endless_retries_do_not_use_up_a_share() {
+    let f = Fixture::with(QueueOptions { max_attempts_kept: 3, ..QueueOptions::default() }).await;
+    let id = delivery(1, "f").id;
+    f.queue.park(park(delivery(1, "f"), NOW)).await.unwrap();
+    let mut weights = Vec::new();
+    for tries in 1..=10_u32 {
+        let retry = Retry { tries, ..retry(id, NOW, Some(attempt(i64::from(tries)))) };
+        f.queue.retry(retry).await.unwrap();
+        weights.push(f.number("SELECT weight FROM delivery").await);
+    }
+    assert!(weights[0] < weights[2] && weights[2] == weights[9], "{weights:?}");
+    // A fresh reading of the books agrees: nothing is left once it is delivered.
+    f.queue.delivered(id).await.unwrap();
+    let f = f.reopen().await;
+    assert!(f.queue.backlog().await.unwrap().is_empty());
+    assert_eq!(f.number("SELECT COUNT(*) FROM function").await, 0);
+}
+
+#[tokio::test]
+async fn quarantine_drops_its_oldest() {
+    let f = Fixture::with(QueueOptions { quarantine_items: 3, ..small() }).await;
+    for byte in 1..=5 {
+        f.queue.quarantine(junk(byte)).await.unwrap();
+    }
+    let kept: Vec<_> = f.queue.quarantined(9).await.unwrap().iter().map(|item| item.bytes[0]).collect();
+    assert_eq!(kept, [5, 4, 3]);
+
+    let f = Fixture::with(QueueOptions { quarantine_bytes: 100_000, ..small() }).await;
+    for byte in 1..=3 {
+        let large = Quarantined { bytes: vec![byte; 200_000], length: 200_000, ..junk(byte) };
+        f.queue.quarantine(large).await.unwrap();
+    }
+    let kept = f.queue.quarantined(9).await.unwrap();
+    assert_eq!((kept.len(), kept[0].bytes.len(), kept[0].length), (1, 64 << 10, 200_000));
+}
+
+#[tokio::test]
+async fn space_is_given_back_after_a_burst() {
+    let f = Fixture::new().await;
+    join_all((0..1_000).map(|n| f.queue.park(park(large(n, "f"), NOW)))).await;
+    let burst = f.number("PRAGMA page_count").await;
+    assert!(burst > 2_500, "{burst} pages");
+    for was in join_all((0..1_000).map(|n| f.queue.delivered(large(n, "f").id))).await {
+        assert!(was.unwrap());
+    }
+    for _ in 0..100 {
+        if f.number("PRAGMA page_count").await < 400 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("still {} pages after ten seconds", f.number("PRAGMA page_count").await);
+}
+
+#[tokio::test]
+async fn large_requests_go_in_steps_and_reach_every_row() {
+    let f = Fixture::new().await;
+    let count = u32::try_from(2 * deliveries::STEP + 7).unwrap();
+    join_all((0..count).map(|n| f.queue.park(park(delivery(n, "f"), NOW)))).await;
+    assert_eq!(f.queue.hold(binding(1), true, at(1)).await.unwrap(), u64::from(count));
+    assert_eq!(f.queue.backlog().await.unwrap()[0].held, u64::from(count));
+    assert_eq!(f.queue.hold(binding(1), false, at(2)).await.unwrap(), u64::from(count));
+    let disposed = f.queue.dispose(binding(1), Disposal::DeadLetter, &[], at(3)).await.unwrap();
+    assert_eq!(disposed, u64::from(count));
+    assert_eq!(f.number("SELECT COUNT(*) FROM dead_letter").await, i64::from(count));
+}
+
+#[tokio::test]
+async fn due_searches_its_covering_index_whatever_the_queue_holds() {
+    let f = Fixture::new().await;
+    f.queue.park(park(delivery(1, "f"), NOW)).await.unwrap();
+    f.run(
+        "CREATE TEMP TABLE n AS
+             WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT i FROM n;
+         INSERT INTO event (seq, id, payload) SELECT i, randomblob(16), '{}' FROM n;
+         INSERT INTO delivery (id, event, binding, function, accepted_at, due, held, held_since, attempts,
+             tries, replays, weight)
+         SELECT randomblob(16), i, randomblob(16), 2 + i % 50, i, i, i % 2, iif(i % 2, i, NULL), 0, 0, 0, 1 FROM n;
+         ANALYZE;",
+    )
+    .await;
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", read::DUE));
+    let plan: Vec<(i64, i64, i64, String)> =
+        sqlx::query_as(explain).fetch_all(&mut f.sql().await).await.unwrap();
+    let plan: Vec<_> = plan.into_iter().map(|(.., step)| step).collect();
+    let search = "SEARCH delivery USING COVERING INDEX delivery_due (function=? AND held=? AND due<?)";
+    assert!(plan.iter().any(|step| step == search), "{plan:#?}");
+    assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+    let scans = plan.iter().filter(|step| step.starts_with("SCAN"));
+    assert!(scans.clone().all(|step| step.contains("next") || step.contains("json_each")), "{plan:#?}");
+    assert_eq!(f.due_ids(&function("f"), NOW).await, [delivery(1, "f").id]);
+}
