@@ -4,8 +4,8 @@
 //! the 202, written again with its report when the function has ended, and removed when the report has
 //! been taken (or there is nobody to tell). After a crash every file is taken up where it stands:
 //! without a report it is run, perhaps for the second time; with one, only the callback is made. The
-//! same attempt accepted again is the same file, and a job whose file is gone is done. A waiting job is
-//! a file and a few bytes; its event is read when it has a free place.
+//! same attempt accepted again is the same file, and a job whose file is gone is done, so it is mostly
+//! run once. A waiting job is a file and a few bytes; its event is read when it has a free place.
 
 use crate::{
     callback::{Caller, Ended},
@@ -84,8 +84,14 @@ impl Invocation {
     fn report(&self, outcome: Result<Vec<u8>, Failure>, milliseconds: u128) -> serde_json::Value {
         let (field, text, status) = match outcome.map(String::from_utf8) {
             Ok(Ok(text)) => ("result", text, "succeeded"),
-            Ok(Err(bytes)) => ("result_base64", STANDARD.encode(bytes.as_bytes()), "succeeded"),
-            Err(Failure::Failed { code, detail }) => ("error", format!("{code}: {detail}"), "failed"),
+            Ok(Err(bytes)) => (
+                "result_base64",
+                STANDARD.encode(bytes.as_bytes()),
+                "succeeded",
+            ),
+            Err(Failure::Failed { code, detail }) => {
+                ("error", format!("{code}: {detail}"), "failed")
+            }
             Err(Failure::TimedOut { detail }) => ("error", format!("timeout: {detail}"), "failed"),
             Err(Failure::NotRun(error)) => ("error", format!("not run: {error}"), "failed"),
         };
@@ -104,7 +110,14 @@ impl Jobs {
         caller: Caller,
         stop: CancellationToken,
     ) -> Self {
-        Self { folder: state_dir.join("jobs"), functions, rules, caller, tasks: TaskTracker::new(), stop }
+        Self {
+            folder: state_dir.join("jobs"),
+            functions,
+            rules,
+            caller,
+            tasks: TaskTracker::new(),
+            stop,
+        }
     }
 
     /// Takes up what an earlier run of this platform accepted and did not finish.
@@ -124,7 +137,15 @@ impl Jobs {
         room: OwnedSemaphorePermit,
     ) -> io::Result<()> {
         let file = invocation.file();
-        self.save(&file, &Job { invocation, callback_url, report: None }).await?;
+        self.save(
+            &file,
+            &Job {
+                invocation,
+                callback_url,
+                report: None,
+            },
+        )
+        .await?;
         self.start(file, Some(room));
         Ok(())
     }
@@ -146,7 +167,9 @@ impl Jobs {
     }
 
     async fn see_to(&self, file: &str) -> io::Result<()> {
-        let function = file.get(65..).and_then(|rest| self.functions.get(rest.trim_end_matches(".json")));
+        let function = file
+            .get(65..)
+            .and_then(|rest| self.functions.get(rest.trim_end_matches(".json")));
         let place = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(()),
@@ -155,20 +178,18 @@ impl Jobs {
         let Some(mut job) = self.load(file).await? else {
             return Ok(());
         };
-        let report = match job.report.take() {
-            Some(report) => report,
-            None => self.run(function, &mut job.invocation).await,
-        };
-        drop(place);
-        tracing::info!(file, status = %report["status"], "an asynchronous invocation has ended");
-        if let Some(url) = job.callback_url.clone() {
-            job.report = Some(report.clone());
-            self.save(file, &job).await?;
-            // A rule that is withdrawn has taken its secret with it, and nobody waits for the result.
-            if let Ok(stored) = self.rules.get(&job.invocation.rule)
-                && self.caller.post(&url, &job.invocation.delivery, &stored.rule.secret, &report).await
-                    == Ended::Stopped
-            {
+        if job.report.is_none() {
+            let report = self.run(function, &mut job.invocation).await;
+            tracing::info!(file, status = %report["status"], "an asynchronous invocation has ended");
+            job.report = Some(report);
+            if job.callback_url.is_some() {
+                self.save(file, &job).await?;
+            }
+        }
+        if job.callback_url.is_some() {
+            // Only now, when the file says so, may another acceptance of this attempt find its place.
+            drop(place);
+            if self.tell(&job).await == Ended::Stopped {
                 return Ok(());
             }
         }
@@ -176,13 +197,32 @@ impl Jobs {
         blocking(move || durable::remove(&folder, &file)).await
     }
 
+    /// Sends the report. A rule that is withdrawn has taken its secret with it, and nobody waits for the
+    /// result.
+    async fn tell(&self, job: &Job) -> Ended {
+        let (Some(url), Some(report)) = (&job.callback_url, &job.report) else {
+            return Ended::GivenUp;
+        };
+        let Ok(stored) = self.rules.get(&job.invocation.rule) else {
+            return Ended::GivenUp;
+        };
+        let (id, secret) = (&job.invocation.delivery, &stored.rule.secret);
+        self.caller.post(url, id, secret, report).await
+    }
+
     /// Runs the function; the body is needed no longer then, and is let go.
-    async fn run(&self, function: Option<&Arc<Function>>, invocation: &mut Invocation) -> serde_json::Value {
+    async fn run(
+        &self,
+        function: Option<&Arc<Function>>,
+        invocation: &mut Invocation,
+    ) -> serde_json::Value {
         let began = clock::steady();
         let body = std::mem::take(&mut invocation.body);
         let outcome = match function {
             Some(function) => function.run(&invocation.env, body.into()).await,
-            None => Err(Failure::NotRun(io::Error::other("the function is no longer configured"))),
+            None => Err(Failure::NotRun(io::Error::other(
+                "the function is no longer configured",
+            ))),
         };
         invocation.report(outcome, began.elapsed().as_millis())
     }
@@ -193,7 +233,9 @@ impl Jobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some),
         });
-        read.await?.map(|content| serde_json::from_slice(&content).map_err(io::Error::other)).transpose()
+        read.await?
+            .map(|content| serde_json::from_slice(&content).map_err(io::Error::other))
+            .transpose()
     }
 
     async fn save(&self, file: &str, job: &Job) -> io::Result<()> {
@@ -213,5 +255,7 @@ fn to_base64<S: serde::Serializer>(bytes: &[u8], file: S) -> Result<S::Ok, S::Er
 }
 
 fn from_base64<'de, D: serde::Deserializer<'de>>(file: D) -> Result<Vec<u8>, D::Error> {
-    STANDARD.decode(String::deserialize(file)?).map_err(serde::de::Error::custom)
+    STANDARD
+        .decode(String::deserialize(file)?)
+        .map_err(serde::de::Error::custom)
 }
