@@ -1,1 +1,192 @@
 //! The admin API and the callbacks' listener.
+//!
+//! **Who calls.** The operator, by the token in `[admin]`, may do everything. A platform, by its own `api_token`, sees
+//! and changes only the bindings of its own functions and their dead letters; what belongs to others is not there for it
+//! (404). Confirmations and results of functions carry no bearer token: a confirmation is signed with its binding's
+//! secret, a result names the token that its call was given.
+//!
+//! **Two doors.** The admin listener carries everything; `/health/*` and `/metrics` are open on it without a token while
+//! it is on loopback. The callbacks' listener carries only what a platform on another host needs: its own bindings,
+//! confirmations, results. The operator's token does not open it.
+//!
+//! **What a request does.** A change of a binding is written to the relations and the reconciler is woken; nothing here
+//! calls a platform or a storage, so an answer never waits for one. A daemon that crashes after the write finds it
+//! again: the reconciler reads the whole intended state. When the relations are away, changes get a clear 503, and what
+//! this daemon holds itself (dead letters, recent outcomes) is served on.
+//!
+//! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once; pages are limited. Every error is a
+//! problem document (RFC 9457) that says what to do. No secret is ever part of an answer.
+
+mod access;
+mod bindings;
+mod callbacks;
+mod dead_letters;
+mod extract;
+mod health;
+mod matching;
+mod nodes;
+mod outcomes;
+mod ports;
+mod problem;
+pub mod wire;
+
+#[cfg(test)]
+pub(crate) mod fakes;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    extract::{DefaultBodyLimit, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    dispatch::Deliveries,
+    domain::{clock::Clock, entropy::Entropy},
+    queue::Queue,
+    relations::Relations,
+    telemetry::Recent,
+};
+
+pub use access::{Access, Caller};
+pub use ports::{CallbackAnswer, Callbacks, ConfirmError, Explain, Health, Part, Reconciler};
+pub use problem::Problem;
+
+/// Largest body of a request, in bytes.
+pub const MAX_BODY: usize = 256 << 10;
+const MAX_TIME: Duration = Duration::from_secs(30);
+const MAX_REQUESTS: usize = 128;
+
+/// The names that a binding may use.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// Of the storages.
+    pub storages: BTreeSet<String>,
+    /// Of the platforms.
+    pub platforms: BTreeSet<String>,
+}
+
+/// What the handlers work with.
+#[derive(Debug)]
+pub struct AdminState {
+    /// This daemon's name.
+    pub node: String,
+    /// Who may call.
+    pub access: Access,
+    /// What a binding may name.
+    pub names: Names,
+    /// Whether `/metrics` is open on a loopback listener.
+    pub open_metrics: bool,
+    /// The bindings.
+    pub relations: Arc<dyn Relations>,
+    /// The dead letters.
+    pub queue: Arc<dyn Queue>,
+    /// What runs now.
+    pub deliveries: Arc<dyn Deliveries>,
+    /// Who brings bindings in step.
+    pub reconciler: Arc<dyn Reconciler>,
+    /// What would fire.
+    pub catalog: Arc<dyn Explain>,
+    /// How the daemon is.
+    pub health: Arc<dyn Health>,
+    /// Where asynchronous results go.
+    pub callbacks: Arc<dyn Callbacks>,
+    /// What fired lately.
+    pub recent: Arc<Recent>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids and secrets.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Through which listener a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The admin listener.
+    Admin {
+        /// Whether only this host reaches it.
+        loopback: bool,
+    },
+    /// The callbacks' listener.
+    Callbacks,
+}
+
+impl Door {
+    /// The admin listener at this address.
+    pub fn admin(address: SocketAddr) -> Self {
+        Self::Admin { loopback: address.ip().is_loopback() }
+    }
+}
+
+/// Everything that is served at this door.
+pub fn router(state: Arc<AdminState>, door: Door) -> Router {
+    let bindings = Router::new()
+        .route("/v1/bindings", get(bindings::list).post(bindings::bind))
+        .route("/v1/bindings/{id}", get(bindings::show).delete(bindings::unbind));
+    let protected = match door {
+        Door::Callbacks => bindings,
+        Door::Admin { .. } => bindings
+            .route("/v1/dead-letters", get(dead_letters::list))
+            .route("/v1/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::discard))
+            .route("/v1/dead-letters/{id}/replay", post(dead_letters::replay))
+            .route("/v1/match", post(matching::explain))
+            .route("/v1/outcomes", get(outcomes::list))
+            .route("/v1/nodes", get(nodes::list))
+            .route("/v1/nodes/{name}", delete(nodes::forget)),
+    };
+    let protected =
+        protected.route_layer(middleware::from_fn_with_state(Arc::clone(&state), access::require));
+    let mut open = Router::new()
+        .route("/v1/bindings/{id}/confirm", post(callbacks::confirm))
+        .route("/v1/callbacks/{token}", post(callbacks::callback));
+    if matches!(door, Door::Admin { .. }) {
+        let health = Router::new()
+            .route("/health/live", get(health::live))
+            .route("/health/ready", get(health::ready))
+            .route("/metrics", get(health::metrics))
+            .route_layer(middleware::from_fn_with_state(Arc::clone(&state), access::require_off_loopback));
+        open = open.merge(health);
+    }
+    protected
+        .merge(open)
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REQUESTS)), bounded))
+        .layer(Extension(door))
+        .with_state(state)
+}
+
+/// Serves until `stop`, then finishes what has begun.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// Holds every request to its bounds.
+async fn bounded(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let Ok(_permit) = room.try_acquire() else {
+        return Problem::new(503, "busy", "Too many requests at once")
+            .detail(format!("{MAX_REQUESTS} requests are under way"))
+            .remedy("try again in a moment")
+            .retry_after(1)
+            .into_response();
+    };
+    match tokio::time::timeout(MAX_TIME, next.run(request)).await {
+        Ok(answer) => answer,
+        Err(_) => Problem::new(503, "timeout", "The request took too long")
+            .detail(format!(
+                "it was not done in {} s; a change may have been made all the same",
+                MAX_TIME.as_secs()
+            ))
+            .remedy("ask again; requests can be repeated safely")
+            .retry_after(5)
+            .into_response(),
+    }
+}

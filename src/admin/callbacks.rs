@@ -1,0 +1,84 @@
+//! `/v1/bindings/{id}/confirm` and `/v1/callbacks/{token}`: what platforms send of their own accord.
+//!
+//! Neither carries a bearer token; whoever takes them checks signature or token. Both can be repeated safely.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+
+use crate::domain::ids::BindingId;
+
+use super::{
+    AdminState,
+    extract::{Body, Segment},
+    ports::{CallbackAnswer, ConfirmError},
+    problem::Problem,
+};
+
+/// Longer than any token that we give.
+const MAX_TOKEN: usize = 256;
+
+/// `POST /v1/bindings/{id}/confirm`.
+pub(super) async fn confirm(
+    State(state): State<Arc<AdminState>>,
+    Segment(id): Segment<BindingId>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<StatusCode, Problem> {
+    let Err(error) = state.reconciler.confirm(id, &headers, &body).await else {
+        return Ok(StatusCode::NO_CONTENT);
+    };
+    let said = error.to_string();
+    Err(match error {
+        ConfirmError::Unknown => Problem::not_found("binding", id),
+        ConfirmError::Signature(_) => Problem::new(401, "bad-signature", "The signature is not accepted")
+            .detail(said)
+            .remedy("sign as Standard Webhooks says, with the secret that the rule came with, by a clock that is right"),
+        ConfirmError::Malformed(_) => Problem::bad_request(said),
+        ConfirmError::Stale(_) => Problem::new(409, "not-waiting", "Nothing waits for this confirmation")
+            .detail(said)
+            .remedy("look at the binding's state and reason"),
+        ConfirmError::Relations(error) => error.into(),
+    })
+}
+
+/// `POST /v1/callbacks/{token}`.
+pub(super) async fn callback(
+    State(state): State<Arc<AdminState>>,
+    Segment(token): Segment<String>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<StatusCode, Problem> {
+    let unknown = || {
+        Problem::new(404, "unknown-callback", "Nothing waits for this result")
+            .detail("there is no call under this token; it may have been settled, or given up at its time")
+            .remedy("do not send it again")
+    };
+    if token.len() > MAX_TOKEN {
+        return Err(unknown());
+    }
+    match state.callbacks.callback(&token, &headers, &body).await {
+        CallbackAnswer::Recorded | CallbackAnswer::Repeated => Ok(StatusCode::NO_CONTENT),
+        CallbackAnswer::Unknown => Err(unknown()),
+        CallbackAnswer::Refused(why) => {
+            Err(Problem::new(401, "callback-refused", "The result is not accepted")
+                .detail(why)
+                .remedy("send it as the Trigger Rules protocol says"))
+        }
+        CallbackAnswer::OtherNode(url) => {
+            Err(Problem::new(421, "other-node", "Another daemon waits for this result")
+                .detail(format!("send it to {url}"))
+                .remedy("send the result to the URL that the call named")
+                .with("url", url))
+        }
+        CallbackAnswer::Unavailable => {
+            Err(Problem::new(503, "not-recorded", "The result cannot be recorded now")
+                .detail("it is not safe yet")
+                .remedy("send it again")
+                .retry_after(5))
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! What the API's tests stand on: the ports in memory, every call noted, failures on demand.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use http::HeaderMap;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::{
+    admin::wire::Explanation,
+    domain::{
+        binding::{Binding, State as BindingState, Wanted},
+        clock::{ManualClock, Timestamp},
+        delivery::{DeadReason, Delivery, FunctionRef},
+        entropy::SeededEntropy,
+        event::{Event, StorageName},
+        event_name::EventName,
+        ids::{BindingId, DeliveryId, EventId},
+        outcome::{Attempt, Class},
+    },
+    queue::{Backlog, DeadLetter, DeadLetterQuery, Disposal, Park, Parked, Quarantined, QueueError, Retry},
+    relations::{
+        Bound, BucketLock, Changes, Head, ListQuery, NewBinding, Node, Progress, RelationsError, Snapshot,
+    },
+};
+
+pub(crate) const OPERATOR: &str = "operator-token-0123456789";
+pub(crate) const LOCAL: &str = "local-token-0123456789";
+pub(crate) const OTHER: &str = "other-token-0123456789";
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+/// Everything behind the API at once.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) bindings: Mutex<BTreeMap<BindingId, Binding>>,
+    pub(crate) letters: Mutex<BTreeMap<DeliveryId, DeadLetter>>,
+    pub(crate) nodes: Mutex<Vec<Node>>,
+    pub(crate) explanations: Mutex<Vec<Explanation>>,
+    pub(crate) explained: Mutex<Vec<Event>>,
+    pub(crate) calls: Mutex<Vec<String>>,
+    pub(crate) away: AtomicBool,
+    pub(crate) sick: AtomicBool,
+    /// Turns each binding that is asked for into this state when it is looked at next.
+    pub(crate) next_state: Mutex<Option<(BindingState, String)>>,
+}
+
+impl World {
+    pub(crate) fn note(&self, call: impl Into<String>) {
+        lock(&self.calls).push(call.into());
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        lock(&self.calls).clone()
+    }
+
+    fn reach(&self) -> Result<(), RelationsError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(RelationsError::Unavailable(sqlx::Error::PoolTimedOut));
+        }
+        Ok(())
+    }
+
+    /// Puts a dead letter of this binding's function there.
+    pub(crate) fn bury(&self, binding: BindingId, platform: &str, key: &str) -> DeliveryId {
+        let event = Arc::new(event(key));
+        let function = FunctionRef { platform: platform.into(), name: "thumb".into() };
+        let delivery = Delivery::new(event, binding, function, Timestamp::from_micros(1_000_000));
+        let id = delivery.id;
+        let attempt = Attempt {
+            at: Timestamp::from_micros(2_000_000),
+            took_us: 1_500,
+            class: Class::FunctionFault,
+            status: Some(500),
+            detail: "exit status 1".into(),
+        };
+        let letter = DeadLetter {
+            delivery,
+            reason: DeadReason::AttemptsExhausted,
+            detail: "8 attempts failed".into(),
+            died_at: Timestamp::from_micros(3_000_000),
+            attempts: vec![attempt],
+            replays: 0,
+        };
+        lock(&self.letters).insert(id, letter);
+        id
+    }
+}
+
+pub(crate) fn event(key: &str) -> Event {
+    let record = RawValue::from_string(format!("{{\"key\":{}}}", serde_json::json!(key))).unwrap();
+    Event {
+        id: EventId::of_record("main", record.get().as_bytes()),
+        storage: StorageName::new("main"),
+        bucket: "photos".into(),
+        key: key.into(),
+        name: EventName::new("s3:ObjectCreated:Put"),
+        time: Timestamp::from_micros(1_000_000),
+        size: Some(3),
+        etag: None,
+        content_type: None,
+        version_id: None,
+        sequencer: None,
+        principal: String::new(),
+        user_metadata: BTreeMap::new(),
+        record,
+    }
+}
+
+/// A state over this world: storage `main`, platforms `local` and `other`, each with its token.
+pub(crate) fn state(world: &Arc<World>) -> AdminState {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    AdminState {
+        node: "here".into(),
+        access: Access::new(Some(&OPERATOR.into()), [("local", &LOCAL.into()), ("other", &OTHER.into())]),
+        names: Names { storages: names(&["main"]), platforms: names(&["local", "other"]) },
+        open_metrics: true,
+        relations: Arc::clone(world) as _,
+        queue: Arc::clone(world) as _,
+        deliveries: Arc::clone(world) as _,
+        reconciler: Arc::clone(world) as _,
+        catalog: Arc::clone(world) as _,
+        health: Arc::clone(world) as _,
+        callbacks: Arc::clone(world) as _,
+        recent: Arc::new(Recent::new(100)),
+        clock: Arc::new(ManualClock::at(Timestamp::from_micros(1_700_000_000_000_000))),
+        entropy: Arc::new(SeededEntropy::new(7)),
+    }
+}
+
+/// Serves this state on a free port of loopback, for the life of the test's runtime.
+pub(crate) async fn listen(state: AdminState) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = router(Arc::new(state), Door::admin(address));
+    tokio::spawn(serve(listener, router, CancellationToken::new()));
+    address
+}
+
+#[async_trait]
+impl Relations for World {
+    async fn head(&self) -> Result<Head, RelationsError> {
+        self.reach()?;
+        Ok(Head { database: [1; 16], revision: 4 })
+    }
+
+    async fn changes_since(&self, _: Head) -> Result<Changes, RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn bind(&self, new: NewBinding) -> Result<Bound, RelationsError> {
+        self.reach()?;
+        let mut bindings = lock(&self.bindings);
+        let there = bindings.values().find(|binding| binding.spec.identity() == new.spec.identity());
+        if let Some(there) = there.cloned() {
+            return Ok(match there.wanted {
+                Wanted::Absent => Bound::Unbinding(there),
+                Wanted::Present if there.spec == new.spec => Bound::Same(there),
+                Wanted::Present => Bound::Conflict(there),
+            });
+        }
+        self.note(format!("bind by {}", new.by));
+        let binding = Binding {
+            id: new.id,
+            spec: new.spec,
+            wanted: Wanted::Present,
+            state: BindingState::Pending,
+            reason: None,
+            steps: Vec::new(),
+            secret: new.secret,
+            revision: 1,
+            created_at: new.now,
+            updated_at: new.now,
+        };
+        bindings.insert(binding.id, binding.clone());
+        Ok(Bound::Created(binding))
+    }
+
+    async fn unbind(
+        &self,
+        id: BindingId,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<Option<Binding>, RelationsError> {
+        self.reach()?;
+        self.note(format!("unbind by {by}"));
+        Ok(lock(&self.bindings).get_mut(&id).map(|binding| {
+            binding.wanted = Wanted::Absent;
+            binding.state = BindingState::Unbinding;
+            binding.updated_at = now;
+            binding.clone()
+        }))
+    }
+
+    async fn binding(&self, id: BindingId) -> Result<Option<Binding>, RelationsError> {
+        self.reach()?;
+        let mut bindings = lock(&self.bindings);
+        let next = lock(&self.next_state).take();
+        if let (Some((state, reason)), Some(binding)) = (next, bindings.get_mut(&id)) {
+            binding.state = state;
+            binding.reason = Some(reason);
+        }
+        Ok(bindings.get(&id).cloned())
+    }
+
+    async fn bindings(&self, query: &ListQuery) -> Result<Vec<Binding>, RelationsError> {
+        self.reach()?;
+        let bindings = lock(&self.bindings);
+        let wanted = |binding: &&Binding| {
+            query.platform.as_ref().is_none_or(|platform| *platform == binding.spec.function.platform)
+                && query.after.is_none_or(|after| binding.id > after)
+        };
+        Ok(bindings.values().filter(wanted).take(query.limit as usize).cloned().collect())
+    }
+
+    async fn record(&self, _: BindingId, _: u64, _: &Progress) -> Result<bool, RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn remove(&self, _: BindingId, _: Timestamp) -> Result<bool, RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn heartbeat(&self, _: &str, _: u64, _: Option<&str>) -> Result<(), RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, RelationsError> {
+        self.reach()?;
+        Ok(lock(&self.nodes).clone())
+    }
+
+    async fn forget_node(&self, node: &str) -> Result<bool, RelationsError> {
+        self.reach()?;
+        let mut nodes = lock(&self.nodes);
+        let before = nodes.len();
+        nodes.retain(|known| known.name != node);
+        Ok(nodes.len() < before)
+    }
+
+    async fn lock_bucket(&self, _: &str, _: &str) -> Result<Option<Box<dyn BucketLock>>, RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+}
+
+#[async_trait]
+impl Queue for World {
+    async fn park(&self, _: Park) -> Result<Parked, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn delivered(&self, _: DeliveryId) -> Result<bool, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn retry(&self, _: Retry) -> Result<bool, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn bury(&self, _: DeadLetter) -> Result<bool, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn quarantine(&self, _: Quarantined) -> Result<(), QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn due(
+        &self,
+        _: &FunctionRef,
+        _: Timestamp,
+        _: &[DeliveryId],
+        _: u32,
+    ) -> Result<Vec<Delivery>, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn hold(&self, _: BindingId, _: bool, _: Timestamp) -> Result<u64, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn parked_of(&self, _: BindingId) -> Result<u64, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn dispose(
+        &self,
+        _: BindingId,
+        _: Disposal,
+        _: &[DeliveryId],
+        _: Timestamp,
+    ) -> Result<u64, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn attempts(&self, _: DeliveryId) -> Result<Vec<Attempt>, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError> {
+        let letters = lock(&self.letters);
+        let wanted = |letter: &&DeadLetter| {
+            query.binding.is_none_or(|binding| binding == letter.delivery.binding)
+                && query
+                    .platform
+                    .as_deref()
+                    .is_none_or(|platform| *platform == *letter.delivery.function.platform)
+                && query.before.is_none_or(|before| letter.delivery.id < before)
+        };
+        Ok(letters.values().rev().filter(wanted).take(query.limit as usize).cloned().collect())
+    }
+
+    async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
+        Ok(lock(&self.letters).get(&id).cloned())
+    }
+
+    async fn replay(&self, id: DeliveryId, _: Timestamp) -> Result<Option<FunctionRef>, QueueError> {
+        Ok(lock(&self.letters).remove(&id).map(|letter| letter.delivery.function))
+    }
+
+    async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
+        Ok(lock(&self.letters).remove(&id).is_some())
+    }
+
+    async fn usage(&self) -> Result<(u64, u64), QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+}
+
+#[async_trait]
+impl Deliveries for World {
+    fn wake(&self, function: &FunctionRef) {
+        self.note(format!("wake function {function}"));
+    }
+
+    fn running(&self, _: BindingId) -> Vec<DeliveryId> {
+        Vec::new()
+    }
+
+    async fn hold(&self, _: BindingId, _: bool) -> Result<u64, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn clear(&self, _: BindingId, disposal: Disposal) -> Result<u64, QueueError> {
+        self.note(format!("clear {disposal:?}"));
+        if self.sick.load(Ordering::Relaxed) { Err(QueueError::Closed) } else { Ok(0) }
+    }
+}
+
+#[async_trait]
+impl Reconciler for World {
+    fn wake(&self, id: BindingId) {
+        self.note(format!("wake binding {id}"));
+    }
+
+    async fn confirm(&self, id: BindingId, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError> {
+        self.reach()?;
+        if !lock(&self.bindings).contains_key(&id) {
+            return Err(ConfirmError::Unknown);
+        }
+        if headers.get("webhook-signature").is_none_or(|signature| signature != "good") {
+            return Err(ConfirmError::Signature("it is not good".into()));
+        }
+        match body {
+            b"stale" => Err(ConfirmError::Stale("it is being taken back".into())),
+            b"odd" => Err(ConfirmError::Malformed("not JSON".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Explain for World {
+    async fn explain(&self, event: &Event) -> Vec<Explanation> {
+        lock(&self.explained).push(event.clone());
+        lock(&self.explanations).clone()
+    }
+}
+
+impl Health for World {
+    fn liveness(&self) -> Vec<Part> {
+        vec![Part { name: "workers".into(), ok: true, detail: "progress 1 s ago".into() }]
+    }
+
+    fn readiness(&self) -> Vec<Part> {
+        let ok = !self.sick.load(Ordering::Relaxed);
+        vec![Part { name: "queue".into(), ok, detail: "2 of 100 bytes".into() }]
+    }
+
+    fn metrics(&self) -> String {
+        "triggerd_up 1\n".into()
+    }
+}
+
+#[async_trait]
+impl Callbacks for World {
+    async fn callback(&self, token: &str, _: &HeaderMap, body: &[u8]) -> CallbackAnswer {
+        self.note(format!("callback {token} of {} bytes", body.len()));
+        match token {
+            "known" => CallbackAnswer::Recorded,
+            "again" => CallbackAnswer::Repeated,
+            "unsigned" => CallbackAnswer::Refused("it is not signed".into()),
+            "elsewhere" => {
+                CallbackAnswer::OtherNode("https://node2.example.com/v1/callbacks/elsewhere".into())
+            }
+            "later" => CallbackAnswer::Unavailable,
+            _ => CallbackAnswer::Unknown,
+        }
+    }
+}
+
+/// A node that was heard of this long ago.
+pub(crate) fn node(name: &str, silent: u64) -> Node {
+    Node { name: name.into(), revision: 3, admin_url: None, silent_for: Duration::from_secs(silent) }
+}

@@ -1,0 +1,98 @@
+//! What the admin API needs of others, as small traits that the composition root fills.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use http::HeaderMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{event::Event, ids::BindingId},
+    relations::RelationsError,
+};
+
+use super::wire::Explanation;
+
+/// The reconciler's handle.
+#[async_trait]
+pub trait Reconciler: Send + Sync + Debug {
+    /// Something about this binding changed; look at it soon.
+    fn wake(&self, id: BindingId);
+
+    /// A platform says that it holds the rule. The signature in the headers is checked with the binding's secret.
+    async fn confirm(&self, id: BindingId, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError>;
+}
+
+/// Why a confirmation was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// There is no such binding.
+    #[error("there is no such binding")]
+    Unknown,
+    /// The signature is missing, wrong, or too old; which, for a person.
+    #[error("the confirmation is not signed with the binding's secret: {0}")]
+    Signature(String),
+    /// The body is no confirmation; why.
+    #[error("this is no confirmation: {0}")]
+    Malformed(String),
+    /// The binding is not waiting for it (rejected, or being taken back); why.
+    #[error("the binding does not wait for a confirmation: {0}")]
+    Stale(String),
+    /// The relations could not be read or written.
+    #[error("the confirmation could not be recorded")]
+    Relations(#[from] RelationsError),
+}
+
+/// The catalog, as far as it explains.
+#[async_trait]
+pub trait Explain: Send + Sync + Debug {
+    /// Every binding of the event's bucket: whether it would fire for this event, and why not.
+    async fn explain(&self, event: &Event) -> Vec<Explanation>;
+}
+
+/// One part of the daemon, as health shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which part: `relations`, `queue`, `source minio`, …
+    pub name: String,
+    /// Whether it does its work.
+    pub ok: bool,
+    /// How it is, for a person.
+    pub detail: String,
+}
+
+/// How the daemon is.
+pub trait Health: Send + Sync + Debug {
+    /// The parts whose failing only a restart mends.
+    fn liveness(&self) -> Vec<Part>;
+
+    /// The parts that must work for events to be taken in.
+    fn readiness(&self) -> Vec<Part>;
+
+    /// All metrics in the text format of Prometheus.
+    fn metrics(&self) -> String;
+}
+
+/// What came of an asynchronous result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallbackAnswer {
+    /// It is recorded.
+    Recorded,
+    /// It was recorded before.
+    Repeated,
+    /// Nothing waits for a result under this token.
+    Unknown,
+    /// It is not signed as it has to be, or cannot be read; why.
+    Refused(String),
+    /// Another daemon waits for it; where that is reached.
+    OtherNode(String),
+    /// It could not be recorded now.
+    Unavailable,
+}
+
+/// Where the results of asynchronous calls go.
+#[async_trait]
+pub trait Callbacks: Send + Sync + Debug {
+    /// A function's result, under the token that its call was given.
+    async fn callback(&self, token: &str, headers: &HeaderMap, body: &[u8]) -> CallbackAnswer;
+}
