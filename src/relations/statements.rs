@@ -15,8 +15,8 @@ use crate::{
         ids::BindingId,
     },
     relations::{
-        AuditEntry, Bound, Changes, Head, HistoryEntry, ListQuery, NewBinding, Node, Progress, RelationsError,
-        failed,
+        AuditEntry, Bound, Changes, Head, HistoryEntry, ListQuery, NewBinding, Node, Progress,
+        RelationsError, failed,
         rows::{self, AuditRow, BindingRow, Columns, HeadRow, HistoryRow, NodeRow, binding_columns},
     },
 };
@@ -36,8 +36,7 @@ async fn lock_revision(
     now: Timestamp,
     kept: i64,
 ) -> Result<Moment, RelationsError> {
-    let revision: i64 =
-        sqlx::query_scalar(super::LOCK_REVISION).fetch_one(tx).await.map_err(failed(verb))?;
+    let revision: i64 = sqlx::query_scalar(super::LOCK_REVISION).fetch_one(tx).await.map_err(failed(verb))?;
     Ok(Moment { revision: revision + 1, now, kept })
 }
 
@@ -129,11 +128,7 @@ pub(super) async fn page(tx: &mut Connection, query: &ListQuery) -> Result<Vec<B
     rows::bindings(rows)
 }
 
-pub(super) async fn bind(
-    tx: &mut Connection,
-    new: &NewBinding,
-    kept: i64,
-) -> Result<Bound, RelationsError> {
+pub(super) async fn bind(tx: &mut Connection, new: &NewBinding, kept: i64) -> Result<Bound, RelationsError> {
     let verb = "bind";
     let moment = lock_revision(tx, verb, new.now, kept).await?;
     let row: Option<BindingRow> =
@@ -355,10 +350,8 @@ async fn audit(
     moment: Moment,
 ) -> Result<(), RelationsError> {
     let spec = &binding.spec;
-    let detail = format!(
-        "{}/{} to {}/{}",
-        spec.storage, spec.bucket, spec.function.platform, spec.function.function
-    );
+    let detail =
+        format!("{}/{} to {}/{}", spec.storage, spec.bucket, spec.function.platform, spec.function.function);
     let entry = async {
         sqlx::query("INSERT INTO audit (noted_at, actor, action, binding, detail) VALUES (?, ?, ?, ?, ?)")
             .bind(moment.now.as_micros())

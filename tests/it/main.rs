@@ -10,6 +10,7 @@
 )]
 
 mod harness;
+mod relations;
 mod servers;
 
 use std::process::ExitCode;
@@ -18,5 +19,5 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    harness::suite::run(servers::tests())
+    harness::suite::run(servers::tests().into_iter().chain(relations::tests()).collect())
 }

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    Connection, MySqlConnection,
-    migrate::Migrator,
-};
+use sqlx::{Connection, MySqlConnection, migrate::Migrator};
 
 use super::{super::migrate, Inner, RelationsError, failed};
 

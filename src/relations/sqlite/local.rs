@@ -5,12 +5,7 @@ use futures_util::TryStreamExt;
 
 use super::{SqliteRelations, failed, statements};
 use crate::{
-    domain::{
-        binding::Binding,
-        delivery::FunctionRef,
-        event::StorageName,
-        ids::BindingId,
-    },
+    domain::{binding::Binding, delivery::FunctionRef, event::StorageName, ids::BindingId},
     relations::{
         Head, RelationsError, Snapshot,
         rows::{self, BindingRow, Columns, binding_columns},

@@ -132,8 +132,7 @@ impl SqliteRelations {
     }
 
     async fn connect(path: &Path) -> Result<Self, RelationsError> {
-        keep_private(path)
-            .map_err(|source| RelationsError::File { path: path.to_owned(), source })?;
+        keep_private(path).map_err(|source| RelationsError::File { path: path.to_owned(), source })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
