@@ -13,6 +13,7 @@ mod harness;
 mod layering;
 mod pipeline;
 mod platform;
+mod relations;
 mod servers;
 mod sources;
 mod sources_webhook;
@@ -43,4 +44,5 @@ fn platform_tests() -> Vec<harness::suite::Test> {
             })
         })
         .collect()
+    harness::suite::run(servers::tests().into_iter().chain(relations::tests()).collect())
 }

@@ -17,7 +17,7 @@ mod migration;
 mod statements;
 mod verbs;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
@@ -95,12 +95,19 @@ pub struct MySqlRelations {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     pool: MySqlPool,
     options: MySqlOptions,
     connect: MySqlConnectOptions,
     ready: OnceCell<()>,
+}
+
+/// Not derived: the driver's options show their password.
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = (self.connect.get_host(), self.connect.get_port(), self.database());
+        f.debug_struct("Inner").field("server", &server).finish_non_exhaustive()
+    }
 }
 
 impl Inner {
