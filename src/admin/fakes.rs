@@ -252,6 +252,14 @@ impl Relations for World {
         Ok(nodes.len() < before)
     }
 
+    async fn history(&self, _: BindingId, _: u32) -> Result<Vec<crate::relations::HistoryEntry>, RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn audit(&self, _: Option<u64>, _: u32) -> Result<Vec<crate::relations::AuditEntry>, RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
     async fn lock_bucket(&self, _: &str, _: &str) -> Result<Option<Box<dyn BucketLock>>, RelationsError> {
         unimplemented!("the admin API does not ask this")
     }
@@ -286,6 +294,10 @@ impl Queue for World {
         _: &[DeliveryId],
         _: u32,
     ) -> Result<Vec<Delivery>, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn next_due(&self, _: &FunctionRef, _: &[DeliveryId]) -> Result<Option<Timestamp>, QueueError> {
         unimplemented!("the admin API does not ask this")
     }
 

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         layering::tests(),
         servers::tests(),
         platform_tests(),
+        relations::tests(),
         sources_webhook::tests(),
         pipeline::tests(),
     ];
@@ -44,5 +45,4 @@ fn platform_tests() -> Vec<harness::suite::Test> {
             })
         })
         .collect()
-    harness::suite::run(servers::tests().into_iter().chain(relations::tests()).collect())
 }
