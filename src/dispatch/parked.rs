@@ -29,8 +29,8 @@ enum Fit {
 }
 
 impl Dispatcher {
-    /// Runs the pump until a soft stop. An error is the queue's, at start.
-    pub async fn run(&self) -> Result<(), QueueError> {
+    /// Runs the pump until a soft stop, with a `beat` in each round. An error is the queue's, at start.
+    pub async fn run(&self, beat: impl Fn() + Send) -> Result<(), QueueError> {
         let parts = &self.inner.parts;
         for backlog in parts.queue.backlog().await? {
             if let Some(due) = backlog.earliest_due {
@@ -39,6 +39,7 @@ impl Dispatcher {
         }
         while !self.inner.soft.is_cancelled() {
             self.round().await;
+            beat();
             if self.inner.trouble.swap(false, Ordering::AcqRel) {
                 self.pause(PERIOD, false).await;
                 continue;

@@ -163,7 +163,7 @@ impl Bench {
             entropy: Arc::new(SeededEntropy::new(2)),
         });
         let pump = dispatcher.clone();
-        tokio::spawn(async move { pump.run().await.unwrap() });
+        tokio::spawn(async move { pump.run(|| ()).await.unwrap() });
         let writer = tokio::spawn(writer.run());
         let events = AtomicUsize::new(0);
         Self { dispatcher, suspected, script, queue, binding, events, _writer: writer, _folder: folder }

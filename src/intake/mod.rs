@@ -17,11 +17,12 @@ mod repeats;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 pub use self::repeats::Repeats;
 use self::repeats::{Held, Pending, Seen};
@@ -39,6 +40,9 @@ use crate::{
 
 /// Most bytes of a message that are kept in quarantine.
 pub const QUARANTINE_BYTES: usize = 64 << 10;
+
+/// How often an idle intake shows that it lives.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// What intake asks of the catalog.
 #[async_trait]
@@ -65,10 +69,15 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Takes messages until the sources have ended.
-    pub async fn run(self, mut inbox: mpsc::Receiver<Message>) {
-        while let Some(message) = inbox.recv().await {
-            self.take(message).await;
+    /// Takes messages until the sources have ended, with a `beat` after each and while there is none.
+    pub async fn run(self, mut inbox: mpsc::Receiver<Message>, beat: impl Fn() + Send) {
+        loop {
+            match timeout(IDLE, inbox.recv()).await {
+                Ok(Some(message)) => self.take(message).await,
+                Ok(None) => return,
+                Err(_idle) => (),
+            }
+            beat();
         }
     }
 

@@ -156,6 +156,16 @@ impl Metric {
         self.describe().0
     }
 
+    /// Tells the recorder what it is, so that its help is shown.
+    pub fn register(self) {
+        let (name, kind, help) = self.describe();
+        match kind {
+            Kind::Counter => metrics::describe_counter!(name, help),
+            Kind::Gauge => metrics::describe_gauge!(name, help),
+            Kind::Histogram => metrics::describe_histogram!(name, help),
+        }
+    }
+
     /// Counts one, with these labels.
     pub fn count(self, labels: &[(&'static str, String)]) {
         metrics::counter!(self.name(), labels).increment(1);

@@ -58,6 +58,12 @@ impl Recent {
         ring.push_back(outcome);
     }
 
+    /// The last outcome of this delivery, while it is remembered.
+    pub fn of_delivery(&self, delivery: DeliveryId) -> Option<RecentOutcome> {
+        let ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        ring.iter().rev().find(|outcome| outcome.delivery == Some(delivery)).cloned()
+    }
+
     /// The last ones, newest first, of one binding or of all.
     pub fn latest(&self, binding: Option<BindingId>, limit: usize) -> Vec<RecentOutcome> {
         let ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,0 +1,136 @@
+//! The sources and intake: what is opened last and closed first.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{foundation::Foundation, health::Ask, ports::CatalogPort};
+use crate::{
+    admin::Part,
+    config::{Config, sources::SourceConfig},
+    dispatch::Dispatcher,
+    domain::event::KeyEncoding,
+    intake::{Intake, Repeats},
+    lifecycle::{Pulse, Workers},
+    source::{Message, Origin, WebhookSource, mqtt::MqttSource},
+    telemetry::Recent,
+};
+
+/// Messages on their way from the sources to intake. Small: the sources' bounds hold the rest back.
+const INBOX: usize = 1_024;
+
+/// Identities of settled events that are remembered: some minutes at hundreds of events a second, 5 MiB.
+const REPEATS: usize = 65_536;
+
+/// Sources and intake.
+pub(super) struct Front {
+    pub(super) workers: Workers,
+    waiting: Option<(Vec<(String, Opened)>, Intake, Pulse)>,
+    asks: Vec<Ask>,
+    stop: CancellationToken,
+}
+
+/// A source that can run.
+enum Opened {
+    Webhook(WebhookSource),
+    Mqtt(Box<MqttSource>),
+}
+
+impl Front {
+    /// Makes the sources; webhooks listen from now on, and their requests wait.
+    pub(super) async fn build(
+        config: &Config,
+        foundation: &Foundation,
+        dispatcher: &Dispatcher,
+        recent: Arc<Recent>,
+        pulse: Pulse,
+    ) -> anyhow::Result<Self> {
+        let (mut sources, mut asks) = (Vec::new(), Vec::new());
+        for (name, source) in &config.sources {
+            let Some(storage) = config.storage_of(source) else {
+                bail!("sources.{name}: `storage` is missing, and there is more than one storage")
+            };
+            let (redelivers, ack_within_ms) = match source {
+                SourceConfig::Webhook(webhook) => (webhook.redelivers, webhook.ack_within_ms),
+                SourceConfig::Mqtt(mqtt) => (mqtt.redelivers, mqtt.ack_within_ms),
+            };
+            let origin = Arc::new(Origin {
+                source: name.as_str().into(),
+                storage,
+                encoding: KeyEncoding::Form,
+                redelivers,
+                ack_within: Duration::from_millis(ack_within_ms),
+            });
+            let clock = Arc::clone(&foundation.clock);
+            let opened = match source {
+                SourceConfig::Webhook(webhook) => {
+                    let opened = WebhookSource::bind(webhook, origin, clock).await?;
+                    tracing::info!(source = %name, address = %opened.address(), path = %webhook.path, "listening");
+                    Opened::Webhook(opened)
+                }
+                SourceConfig::Mqtt(mqtt) => {
+                    let entropy = Arc::clone(&foundation.entropy);
+                    let opened = MqttSource::new(mqtt, &config.node.name, origin, clock, entropy)
+                        .with_context(|| format!("sources.{name}"))?;
+                    asks.push(ask_mqtt(name, &opened));
+                    Opened::Mqtt(Box::new(opened))
+                }
+            };
+            sources.push((name.clone(), opened));
+        }
+        let intake = Intake {
+            matcher: Arc::new(CatalogPort(Arc::clone(&foundation.catalog))),
+            dispatcher: dispatcher.clone(),
+            queue: foundation.queue.clone(),
+            repeats: Repeats::new(REPEATS),
+            recent,
+            clock: Arc::clone(&foundation.clock),
+        };
+        Ok(Self {
+            workers: Workers::default(),
+            waiting: Some((sources, intake, pulse)),
+            asks,
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// What health asks.
+    pub(super) fn asks(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// Opens the sources.
+    pub(super) fn open(&mut self) {
+        let Some((sources, intake, pulse)) = self.waiting.take() else { return };
+        let (inbox, messages) = mpsc::channel::<Message>(INBOX);
+        self.workers.spawn("intake", async move {
+            intake.run(messages, || pulse.beat()).await;
+            Ok(())
+        });
+        for (name, source) in sources {
+            let (inbox, stop) = (inbox.clone(), self.stop.clone());
+            self.workers.spawn(format!("source {name}"), async move {
+                match source {
+                    Opened::Webhook(source) => source.run(inbox, stop).await,
+                    Opened::Mqtt(source) => source.run(inbox, stop).await,
+                }
+                Ok(())
+            });
+        }
+    }
+
+    /// Closes the sources; intake ends when the last has ended.
+    pub(super) fn close(&self) {
+        self.stop.cancel();
+    }
+}
+
+fn ask_mqtt(name: &str, source: &MqttSource) -> Ask {
+    let (name, state) = (format!("source {name}"), source.state());
+    Box::new(move || {
+        let state = state.borrow();
+        Part { name: name.clone(), ok: state.is_subscribed(), detail: state.to_string() }
+    })
+}

@@ -1,0 +1,66 @@
+//! How the daemon is: live, ready, and its metrics.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::{
+    admin::{Health, Part},
+    lifecycle::Pulse,
+};
+
+/// A worker that has not beaten for this long does no work.
+const SILENT: Duration = Duration::from_secs(30);
+
+/// What a part says of itself, asked when somebody wants to know.
+pub(super) type Ask = Box<dyn Fn() -> Part + Send + Sync>;
+
+/// The parts that are asked.
+pub(super) struct Parts {
+    /// Whether every source was opened.
+    pub(super) open: Arc<AtomicBool>,
+    /// The workers.
+    pub(super) pulses: Vec<Pulse>,
+    /// Parts that must work for events to be taken in.
+    pub(super) ready: std::sync::OnceLock<Vec<Ask>>,
+    /// The metrics.
+    pub(super) metrics: PrometheusHandle,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("pulses", &self.pulses).finish_non_exhaustive()
+    }
+}
+
+impl Health for Parts {
+    fn liveness(&self) -> Vec<Part> {
+        let part = |pulse: &Pulse| {
+            let silent = pulse.silent_for();
+            Part {
+                name: pulse.name().to_owned(),
+                ok: silent < SILENT,
+                detail: format!("last progress {} s ago", silent.as_secs()),
+            }
+        };
+        self.pulses.iter().map(part).collect()
+    }
+
+    fn readiness(&self) -> Vec<Part> {
+        let open = self.open.load(Ordering::Acquire);
+        let detail = if open { "open" } else { "not open yet: the bindings are not known" };
+        let sources = Part { name: "sources".into(), ok: open, detail: detail.into() };
+        let asked = self.ready.get().into_iter().flatten().map(|ask| ask());
+        std::iter::once(sources).chain(asked).collect()
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+}

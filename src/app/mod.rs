@@ -1,0 +1,353 @@
+//! Composition root: the only place that knows the concrete parts.
+//!
+//! **Start.** Lock the state directory, open queue and relations, bring the mirror up to date, build the catalog, start
+//! dispatch and the reconciler, serve the admin API, and only then open the sources: an event that comes in finds its
+//! bindings known. Whatever is wrong with the config or the disk is found before the first event.
+//!
+//! **Stop.** Sources first; intake ends when they have; dispatch takes nothing up any more and lets running attempts end,
+//! at most for the drain time; then they are cut off and parked; the queue writes what it was given and closes; the
+//! rest goes. Whoever ends before being asked to brings everything down, with a failing exit code.
+
+mod foundation;
+mod front;
+mod health;
+mod ports;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use sd_notify::NotifyState;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    foundation::Foundation,
+    front::Front,
+    ports::{CatalogPort, ReconcilerPort, ResultsPort},
+};
+use crate::{
+    admin::{self, Access, AdminState, Door, Names},
+    binding,
+    config::Config,
+    dispatch::{self, Dispatcher, callback::Callbacks},
+    domain::{clock::Clock, entropy::Entropy, ids::DeliveryId},
+    lifecycle::{Pulse, Stop, Workers, feed_watchdog, tell_systemd},
+    queue::Queue,
+    telemetry::{Chain, Metric, Recent, logging},
+};
+
+/// Recent outcomes that are remembered.
+const RECENT: usize = 5_000;
+
+/// How often the queue is asked to show that it writes.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// How long the workers may take to end after everything was stopped.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until it is told to stop. An error when it ended otherwise.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    logging::start(&config.log).context("log.level")?;
+    let stop = Stop::default();
+    stop.on_signals().context("signals cannot be received")?;
+    let metrics = install_metrics()?;
+    let clock: Arc<dyn Clock> = Arc::new(crate::domain::clock::SystemClock::new());
+    let entropy: Arc<dyn Entropy> = Arc::new(crate::domain::entropy::SystemEntropy);
+    let foundation = Foundation::lay(&config, Arc::clone(&clock), Arc::clone(&entropy)).await?;
+    let daemon = Daemon::build(config, foundation, stop, metrics).await?;
+    daemon.live().await
+}
+
+/// Brings every schema up to this version's, and ends.
+pub async fn migrate(config: Config) -> anyhow::Result<()> {
+    foundation::migrate(&config).await
+}
+
+fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+    let seconds = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&seconds)
+        .context("buckets")?
+        .install_recorder()
+        .context("metrics cannot be recorded")?;
+    for metric in Metric::ALL {
+        metric.register();
+    }
+    Ok(handle)
+}
+
+/// Everything that runs.
+struct Daemon {
+    config: Config,
+    foundation: Foundation,
+    dispatcher: Dispatcher,
+    front: Front,
+    /// What goes on until sources and dispatch have ended.
+    back: Workers,
+    back_stop: CancellationToken,
+    stop: Stop,
+    open: Arc<AtomicBool>,
+}
+
+impl Daemon {
+    async fn build(
+        config: Config,
+        mut foundation: Foundation,
+        stop: Stop,
+        metrics: PrometheusHandle,
+    ) -> anyhow::Result<Self> {
+        let (mut back, back_stop) = (Workers::default(), CancellationToken::new());
+        let recent = Arc::new(Recent::new(RECENT));
+        let catalog = CatalogPort(Arc::clone(&foundation.catalog));
+        let base_url =
+            config.callbacks.as_ref().map_or_else(|| config.admin.local_url(), |callbacks| callbacks.public_url.clone());
+        let drivers = foundation::drivers(&config)?;
+        let (dispatcher, suspected) = Dispatcher::new(dispatch::Parts {
+            queue: foundation.queue.clone(),
+            bindings: Arc::new(catalog.clone()),
+            drivers: drivers.iter().map(|(name, driver)| (name.as_str().into(), Arc::clone(driver))).collect(),
+            callbacks: Some(Callbacks::new(&base_url)),
+            recent: Arc::clone(&recent),
+            clock: Arc::clone(&foundation.clock),
+            entropy: Arc::clone(&foundation.entropy),
+        });
+        let reconciler = binding::Reconciler::new(
+            binding::Parts {
+                relations: Arc::clone(&foundation.authority),
+                drivers: drivers.into_iter().collect::<HashMap<_, _>>(),
+                storages: foundation::storages(&config)?,
+                deliveries: Arc::new(dispatcher.clone()),
+                clock: Arc::clone(&foundation.clock),
+                entropy: Arc::clone(&foundation.entropy),
+            },
+            binding::Settings {
+                callback_url: Some(base_url),
+                ..binding::Settings::new(&config.node.name)
+            },
+        );
+        let handle = reconciler.handle();
+        spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone());
+
+        let pulses = pulses(&foundation.clock);
+        let (pump, beat) = (dispatcher.clone(), pulses[0].clone());
+        back.spawn("the pump of parked deliveries", async move { Ok(pump.run(|| beat.beat()).await?) });
+        spawn_probe(&mut back, foundation.queue.clone(), pulses[2].clone(), back_stop.clone());
+        let reconciling = back_stop.clone();
+        back.spawn("the reconciler", async move {
+            reconciler.run(reconciling).await;
+            Ok(())
+        });
+        foundation.spawn(&mut back, &handle, &back_stop);
+
+        let front = Front::build(&config, &foundation, &dispatcher, Arc::clone(&recent), pulses[1].clone()).await?;
+        let open = Arc::new(AtomicBool::new(false));
+        let health = Arc::new(health::Parts {
+            open: Arc::clone(&open),
+            pulses: pulses.clone(),
+            ready: OnceLock::from(front.asks()),
+            metrics,
+        });
+        let state = Arc::new(AdminState {
+            node: config.node.name.clone(),
+            access: access(&config),
+            names: Names {
+                storages: config.storages.keys().cloned().collect(),
+                platforms: config.platforms.keys().cloned().collect(),
+            },
+            open_metrics: config.admin.open_metrics,
+            relations: Arc::clone(&foundation.authority),
+            queue: foundation.queue.clone(),
+            deliveries: Arc::new(dispatcher.clone()),
+            reconciler: Arc::new(ReconcilerPort(handle)),
+            catalog: Arc::new(catalog),
+            health,
+            callbacks: Arc::new(ResultsPort {
+                catalog: Arc::clone(&foundation.catalog),
+                recent: Arc::clone(&recent),
+                clock: Arc::clone(&foundation.clock),
+                seen: std::sync::Mutex::default(),
+            }),
+            recent,
+            clock: Arc::clone(&foundation.clock),
+            entropy: Arc::clone(&foundation.entropy),
+        });
+        serve_admin(&mut back, &config, state, &back_stop).await?;
+        let watched = stop.clone();
+        back.spawn("the watchdog", feed_watchdog(pulses, watched));
+        Ok(Self { config, foundation, dispatcher, front, back, back_stop, stop, open })
+    }
+
+    async fn live(mut self) -> anyhow::Result<()> {
+        let failed = self.open_sources().await.or_else(|| None);
+        let failed = match failed {
+            Some(failed) => Some(failed),
+            None => self.until_stopped().await,
+        };
+        let hurried = self.shut_down().await;
+        match failed {
+            Some(error) => Err(error),
+            None if hurried => {
+                tracing::warn!("stopped; what was running is parked and due at the next start");
+                Ok(())
+            }
+            None => {
+                tracing::info!("stopped; everything that ran has ended");
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens the sources once the bindings are known; an error when the daemon has to end instead.
+    async fn open_sources(&mut self) -> Option<anyhow::Error> {
+        tokio::select! {
+            known = self.foundation.bindings_known() => {
+                if let Err(error) = known {
+                    return Some(error);
+                }
+            }
+            () = self.stop.soft.cancelled() => return None,
+            ended = self.back.next_ended() => return ended.map(ended_early),
+        }
+        self.front.open();
+        self.open.store(true, Ordering::Release);
+        tracing::info!(
+            node = %self.config.node.name,
+            sources = self.config.sources.len(),
+            revision = self.foundation.catalog.revision(),
+            admin = %self.config.admin.listen,
+            "ready"
+        );
+        tell_systemd(&[NotifyState::Ready]);
+        None
+    }
+
+    async fn until_stopped(&mut self) -> Option<anyhow::Error> {
+        let ended = tokio::select! {
+            () = self.stop.soft.cancelled() => return None,
+            ended = self.back.next_ended() => ended,
+            ended = self.front.workers.next_ended() => ended,
+        };
+        ended.map(ended_early)
+    }
+
+    /// Stops everything in order; whether attempts had to be cut off.
+    async fn shut_down(&mut self) -> bool {
+        tell_systemd(&[NotifyState::Stopping]);
+        self.stop.soft.cancel();
+        self.front.close();
+        self.dispatcher.stop_soft();
+        let drain = Duration::from_secs(self.config.dispatch.drain_s);
+        let calm = async {
+            while self.front.workers.next_ended().await.is_some() {}
+            self.dispatcher.drained().await;
+        };
+        let hurried = tokio::select! {
+            () = calm => false,
+            () = tokio::time::sleep(drain) => true,
+            () = self.stop.hard.cancelled() => true,
+        };
+        if hurried {
+            tracing::warn!(running = self.dispatcher.running_count(), "cutting running attempts off");
+            self.dispatcher.stop_hard();
+            let _still_running = timeout(GRACE, self.dispatcher.drained()).await;
+            self.front.workers.abort();
+        }
+        self.foundation.queue.close().await;
+        self.back_stop.cancel();
+        self.stop.hard.cancel();
+        let ended = timeout(GRACE, async { while self.back.next_ended().await.is_some() {} }).await;
+        if ended.is_err() {
+            tracing::warn!(workers = ?self.back.left(), "did not end in time");
+            self.back.abort();
+        }
+        hurried
+    }
+}
+
+fn ended_early((name, result): (String, anyhow::Result<()>)) -> anyhow::Error {
+    match result {
+        Ok(()) => anyhow::anyhow!("{name} ended of its own accord"),
+        Err(error) => error.context(format!("{name} ended")),
+    }
+}
+
+/// Pulses of the pump, of intake, and of the queue.
+fn pulses(clock: &Arc<dyn Clock>) -> Vec<Pulse> {
+    ["dispatch", "intake", "queue"].map(|name| Pulse::new(name, Arc::clone(clock))).to_vec()
+}
+
+/// Has the reconciler inspect what dispatch grows suspicious of, and reports.
+fn spawn_suspicions(
+    back: &mut Workers,
+    mut suspected: tokio::sync::mpsc::Receiver<crate::domain::ids::BindingId>,
+    handle: binding::Handle,
+    dispatcher: Dispatcher,
+) {
+    back.spawn("inspections on suspicion", async move {
+        while let Some(id) = suspected.recv().await {
+            if let binding::InspectionVerdict::InStep { revision } = handle.inspect_now(id).await {
+                dispatcher.inspected(id, revision);
+            }
+        }
+        std::future::pending().await
+    });
+}
+
+/// Shows that the queue writes: a deletion of nothing, through the writer and its commit.
+fn spawn_probe(
+    back: &mut Workers,
+    queue: Arc<crate::queue::SqliteQueue>,
+    pulse: Pulse,
+    stop: CancellationToken,
+) {
+    back.spawn("the queue's probe", async move {
+        loop {
+            match queue.delivered(DeliveryId::from_bytes([0; 16])).await {
+                Ok(_) => (),
+                Err(crate::queue::QueueError::Closed) if !stop.is_cancelled() => bail!("the queue's writer ended"),
+                Err(error) => tracing::error!(error = %Chain(&error), "the queue cannot write"),
+            }
+            // An answer is progress, whatever it says: a restart mends no disk.
+            pulse.beat();
+            tokio::select! {
+                () = tokio::time::sleep(PROBE) => (),
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    });
+}
+
+fn access(config: &Config) -> Access {
+    let platforms = config.platforms.iter();
+    let platforms = platforms.filter_map(|(name, platform)| Some((name.as_str(), platform.api_token.as_ref()?)));
+    Access::new(config.admin.token.as_ref(), platforms)
+}
+
+/// Listens at the admin address, and at the callbacks' if there is one.
+async fn serve_admin(
+    back: &mut Workers,
+    config: &Config,
+    state: Arc<AdminState>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let callbacks = config.callbacks.as_ref().map(|callbacks| (callbacks.listen, Door::Callbacks));
+    let doors = [(config.admin.listen, Door::admin(config.admin.listen))].into_iter().chain(callbacks);
+    for (address, door) in doors {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen at {address}: is another triggerd running, or the port taken?"))?;
+        let (router, stop) = (admin::router(Arc::clone(&state), door), stop.clone());
+        back.spawn(format!("the listener at {address}"), async move {
+            Ok(admin::serve(listener, router, stop).await?)
+        });
+    }
+    Ok(())
+}
