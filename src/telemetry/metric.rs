@@ -7,6 +7,10 @@ pub enum Metric {
     SourceMessages,
     /// Messages that were refused or dropped at a bound, by source.
     SourceRefused,
+    /// Bindings, by state.
+    Bindings,
+    /// Changes of a binding's state made by this daemon, by the new state.
+    BindingTransitions,
 }
 
 /// What kind of metric.
@@ -22,7 +26,8 @@ pub enum Kind {
 
 impl Metric {
     /// All metrics; a test holds that every one has its name once.
-    pub const ALL: &'static [Self] = &[Self::SourceMessages, Self::SourceRefused];
+    pub const ALL: &'static [Self] =
+        &[Self::SourceMessages, Self::SourceRefused, Self::Bindings, Self::BindingTransitions];
 
     /// Name, kind and help.
     pub fn describe(self) -> (&'static str, Kind, &'static str) {
@@ -34,6 +39,12 @@ impl Metric {
                 "triggerd_source_refused_total",
                 Kind::Counter,
                 "Messages refused or dropped at a source's bound, by source.",
+            ),
+            Self::Bindings => ("triggerd_bindings", Kind::Gauge, "Bindings, by state."),
+            Self::BindingTransitions => (
+                "triggerd_binding_transitions_total",
+                Kind::Counter,
+                "Changes of a binding's state made by this daemon, by the new state.",
             ),
         }
     }
