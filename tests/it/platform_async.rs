@@ -24,8 +24,13 @@ concurrency = 1
 backlog = 5
 "#;
 
+/// How many jobs are kept; a file that is just being written is none yet.
 fn jobs(platform: &Platform) -> usize {
-    fs::read_dir(platform.file("state/jobs")).unwrap().count()
+    let files = fs::read_dir(platform.file("state/jobs")).unwrap();
+    let names = files.map(|file| file.unwrap().path());
+    names
+        .filter(|path| path.extension().is_some_and(|kind| kind == "json"))
+        .count()
 }
 
 async fn state_of(platform: &Platform, id: &str) -> Value {

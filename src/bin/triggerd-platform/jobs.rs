@@ -4,8 +4,8 @@
 //! the 202, written again with its report when the function has ended, and removed when the report has
 //! been taken (or there is nobody to tell). After a crash every file is taken up where it stands:
 //! without a report it is run, perhaps for the second time; with one, only the callback is made. The
-//! same attempt accepted again is the same file, and a job whose file is gone is done. A waiting job is
-//! a file and a few bytes; its event is read when it has a free place.
+//! same attempt accepted again is the same file, and a job whose file is gone is done, so it is mostly
+//! run once. A waiting job is a file and a few bytes; its event is read when it has a free place.
 
 use crate::{
     callback::{Caller, Ended},
@@ -178,28 +178,36 @@ impl Jobs {
         let Some(mut job) = self.load(file).await? else {
             return Ok(());
         };
-        let report = match job.report.take() {
-            Some(report) => report,
-            None => self.run(function, &mut job.invocation).await,
-        };
-        drop(place);
-        tracing::info!(file, status = %report["status"], "an asynchronous invocation has ended");
-        if let Some(url) = job.callback_url.clone() {
-            job.report = Some(report.clone());
-            self.save(file, &job).await?;
-            // A rule that is withdrawn has taken its secret with it, and nobody waits for the result.
-            if let Ok(stored) = self.rules.get(&job.invocation.rule)
-                && self
-                    .caller
-                    .post(&url, &job.invocation.delivery, &stored.rule.secret, &report)
-                    .await
-                    == Ended::Stopped
-            {
+        if job.report.is_none() {
+            let report = self.run(function, &mut job.invocation).await;
+            tracing::info!(file, status = %report["status"], "an asynchronous invocation has ended");
+            job.report = Some(report);
+            if job.callback_url.is_some() {
+                self.save(file, &job).await?;
+            }
+        }
+        if job.callback_url.is_some() {
+            // Only now, when the file says so, may another acceptance of this attempt find its place.
+            drop(place);
+            if self.tell(&job).await == Ended::Stopped {
                 return Ok(());
             }
         }
         let (folder, file) = (self.folder.clone(), file.to_owned());
         blocking(move || durable::remove(&folder, &file)).await
+    }
+
+    /// Sends the report. A rule that is withdrawn has taken its secret with it, and nobody waits for the
+    /// result.
+    async fn tell(&self, job: &Job) -> Ended {
+        let (Some(url), Some(report)) = (&job.callback_url, &job.report) else {
+            return Ended::GivenUp;
+        };
+        let Ok(stored) = self.rules.get(&job.invocation.rule) else {
+            return Ended::GivenUp;
+        };
+        let (id, secret) = (&job.invocation.delivery, &stored.rule.secret);
+        self.caller.post(url, id, secret, report).await
     }
 
     /// Runs the function; the body is needed no longer then, and is let go.
