@@ -37,6 +37,10 @@ pub enum Metric {
     QueueCorrupt,
     /// Items that left the quarantine for newer ones.
     QuarantineEvicted,
+    /// Bindings, by state.
+    Bindings,
+    /// Changes of a binding's state made by this daemon, by the new state.
+    BindingTransitions,
 }
 
 /// What kind of metric.
@@ -71,6 +75,8 @@ impl Metric {
         Self::QueueCorrupt,
         Self::QuarantineEvicted,
     ];
+    pub const ALL: &'static [Self] =
+        &[Self::SourceMessages, Self::SourceRefused, Self::Bindings, Self::BindingTransitions];
 
     /// Name, kind and help.
     pub fn describe(self) -> (&'static str, Kind, &'static str) {
@@ -147,6 +153,12 @@ impl Metric {
                 "triggerd_quarantine_evicted_total",
                 Kind::Counter,
                 "Items dropped from the quarantine to make room for newer ones.",
+            ),
+            Self::Bindings => ("triggerd_bindings", Kind::Gauge, "Bindings, by state."),
+            Self::BindingTransitions => (
+                "triggerd_binding_transitions_total",
+                Kind::Counter,
+                "Changes of a binding's state made by this daemon, by the new state.",
             ),
         }
     }

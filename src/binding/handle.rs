@@ -1,0 +1,103 @@
+//! What others may ask of the reconciler.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::agenda::Agenda;
+use crate::{
+    domain::{clock::Clock, ids::BindingId},
+    platform::signature::{self, Signed, Unverified},
+    relations::{Relations, RelationsError},
+};
+
+/// Asks the reconciler. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) agenda: Arc<Agenda>,
+    pub(super) relations: Arc<dyn Relations>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// What an inspection found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InspectionVerdict {
+    /// All is well, with the binding as of this revision: an attempt that begins from now on with this revision, and is
+    /// told again that its binding is broken, has its final answer.
+    InStep {
+        /// The binding's revision when it was inspected.
+        revision: u64,
+    },
+    /// The rule is missing or changed, or the bucket's rules are; the binding is `degraded` and being mended.
+    Damaged {
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no such binding, or it is not wanted any more.
+    Gone,
+    /// Nobody could tell: the platform, the storage or the relations did not answer. Try the delivery again later.
+    Unknown,
+}
+
+/// Why a confirmation was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// No such binding (404).
+    #[error("there is no binding {0}")]
+    NoSuchBinding(BindingId),
+    /// Not signed by whom it says (401).
+    #[error("the confirmation is not believed")]
+    Unverified(#[source] Unverified),
+    /// Signed, and saying something else (400).
+    #[error("the body must be {{\"rule\":\"{0}\",\"state\":\"confirmed\"}}")]
+    Malformed(BindingId),
+    /// The relations could not be asked (503).
+    #[error("the confirmation cannot be checked now")]
+    Unavailable(#[source] RelationsError),
+}
+
+#[derive(Deserialize)]
+struct Confirmation {
+    rule: String,
+    state: String,
+}
+
+impl Handle {
+    /// What is wanted has changed.
+    pub fn wake(&self) {
+        self.agenda.wake();
+    }
+
+    /// What is wanted of this binding has changed, or it should be looked at now.
+    pub fn wake_binding(&self, id: BindingId) {
+        self.agenda.wake_binding(id);
+    }
+
+    /// Takes a platform's signed confirmation that it holds the rule.
+    ///
+    /// It is noted in memory and wakes the reconciler, which then takes the rule for confirmed. The platform marks the rule
+    /// only after our answer, so asking it at once would come too early; later it says so itself, so that nothing is
+    /// lost if we crash before the state is recorded, or if another daemon got the call.
+    pub async fn confirm(&self, id: BindingId, signed: Signed<'_>, body: &[u8]) -> Result<(), ConfirmError> {
+        let binding = self.relations.binding(id).await.map_err(ConfirmError::Unavailable)?;
+        let binding = binding.ok_or(ConfirmError::NoSuchBinding(id))?;
+        signature::verify(&binding.secret, signed, body, self.clock.now())
+            .map_err(ConfirmError::Unverified)?;
+        match serde_json::from_slice::<Confirmation>(body) {
+            Ok(said) if said.rule.parse() == Ok(id) && said.state == "confirmed" => {
+                self.agenda.confirm(id);
+                Ok(())
+            }
+            _ => Err(ConfirmError::Malformed(id)),
+        }
+    }
+
+    /// Has the binding inspected, by an inspection that begins after this call, and tells what it found. For dispatch, when
+    /// an attempt was answered as if the binding were broken. Ends when the reconciler's next pass does.
+    pub async fn inspect_now(&self, id: BindingId) -> InspectionVerdict {
+        match self.agenda.suspect(id) {
+            Some(verdict) => verdict.await.unwrap_or(InspectionVerdict::Unknown),
+            None => InspectionVerdict::Unknown,
+        }
+    }
+}
