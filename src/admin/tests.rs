@@ -65,7 +65,8 @@ impl Api {
         Self { world, state }
     }
 
-    async fn send(&self, door: Door, token: &str, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+    async fn send(&self, door: Door, token: &str, call: (&str, &str), body: impl Into<Body>) -> Answer {
+        let (method, path) = call;
         let mut request = http::Request::builder().method(method).uri(path);
         if !token.is_empty() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -82,15 +83,15 @@ impl Api {
     }
 
     async fn get(&self, token: &str, path: &str) -> Answer {
-        self.send(LOOPBACK, token, "GET", path, "").await
+        self.send(LOOPBACK, token, ("GET", path), "").await
     }
 
     async fn post(&self, token: &str, path: &str, body: &Value) -> Answer {
-        self.send(LOOPBACK, token, "POST", path, body.to_string()).await
+        self.send(LOOPBACK, token, ("POST", path), body.to_string()).await
     }
 
     async fn delete(&self, token: &str, path: &str) -> Answer {
-        self.send(LOOPBACK, token, "DELETE", path, "").await
+        self.send(LOOPBACK, token, ("DELETE", path), "").await
     }
 
     /// Binds as this caller; the binding's id.
@@ -176,9 +177,9 @@ async fn a_wrong_request_names_the_field() {
 async fn hostile_input_is_refused_without_harm() {
     let api = Api::new();
     let huge = vec![b' '; MAX_BODY + 1];
-    api.send(LOOPBACK, OPERATOR, "POST", "/v1/bindings", huge).await.problem(413, "too-large");
+    api.send(LOOPBACK, OPERATOR, ("POST", "/v1/bindings"), huge).await.problem(413, "too-large");
     for body in [&b"{"[..], b"", b"\xff\xfe", b"null", "[".repeat(100_000).as_bytes()] {
-        let answer = api.send(LOOPBACK, OPERATOR, "POST", "/v1/bindings", body.to_vec()).await;
+        let answer = api.send(LOOPBACK, OPERATOR, ("POST", "/v1/bindings"), body.to_vec()).await;
         answer.problem(400, "bad-request");
     }
     for id in ["nonsense", "%00", "%ff", "..%2f..%2fetc", "0123", "'%20OR%201=1"] {
@@ -194,7 +195,7 @@ async fn hostile_input_is_refused_without_harm() {
     answer.problem(422, "unknown-platform");
     assert!(answer.text.len() < 2_000, "{}", answer.text.len());
     api.get(OPERATOR, "/v1/nothing").await.problem(404, "no-such-path");
-    let answer = api.send(LOOPBACK, OPERATOR, "PATCH", "/v1/bindings", "").await;
+    let answer = api.send(LOOPBACK, OPERATOR, ("PATCH", "/v1/bindings"), "").await;
     answer.problem(405, "no-such-method");
     assert!(answer.headers[header::ALLOW].to_str().unwrap().contains("POST"));
 }
@@ -218,7 +219,7 @@ async fn nobody_gets_in_without_a_token() {
     ];
     for (method, path) in paths {
         for token in ["", "wrong", &OPERATOR[1..], &format!("{OPERATOR}x"), "ä"] {
-            let answer = api.send(LOOPBACK, token, method, path, "{}").await;
+            let answer = api.send(LOOPBACK, token, (method, path), "{}").await;
             answer.problem(401, "unauthorized");
             assert!(answer.headers[header::WWW_AUTHENTICATE].to_str().unwrap().starts_with("Bearer"));
             assert!(!answer.text.contains(OPERATOR));
@@ -259,7 +260,7 @@ async fn a_platform_sees_and_changes_only_its_own() {
         ("POST", format!("/v1/dead-letters/{letter}/replay")),
         ("GET", format!("/v1/outcomes?binding={other}")),
     ] {
-        api.send(LOOPBACK, LOCAL, method, &path, "").await.problem(404, "not-found");
+        api.send(LOOPBACK, LOCAL, (method, &path), "").await.problem(404, "not-found");
     }
     assert!(api.world.letters.lock().unwrap().contains_key(&letter));
     let listed = api.get(LOCAL, "/v1/dead-letters").await;
@@ -501,11 +502,11 @@ async fn health_and_metrics_are_open_on_loopback_only() {
     api.get("", "/health/live").await.is(200);
     let open = Door::admin("0.0.0.0:8360".parse().unwrap());
     for path in ["/health/live", "/health/ready", "/metrics"] {
-        api.send(open, "", "GET", path, "").await.problem(401, "unauthorized");
-        api.send(open, LOCAL, "GET", path, "").await.problem(403, "operator-only");
-        api.send(Door::Callbacks, OPERATOR, "GET", path, "").await.problem(404, "no-such-path");
+        api.send(open, "", ("GET", path), "").await.problem(401, "unauthorized");
+        api.send(open, LOCAL, ("GET", path), "").await.problem(403, "operator-only");
+        api.send(Door::Callbacks, OPERATOR, ("GET", path), "").await.problem(404, "no-such-path");
     }
-    assert_eq!(api.send(open, OPERATOR, "GET", "/metrics", "").await.status, StatusCode::OK);
+    assert_eq!(api.send(open, OPERATOR, ("GET", "/metrics"), "").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -523,7 +524,7 @@ async fn metrics_can_be_closed_on_loopback_too() {
 async fn the_callbacks_listener_carries_only_what_a_platform_needs() {
     let api = Api::new();
     let through = async |token: &str, method: &str, path: &str, body: String| {
-        api.send(Door::Callbacks, token, method, path, body).await
+        api.send(Door::Callbacks, token, (method, path), body).await
     };
     let answer = through(LOCAL, "POST", "/v1/bindings", request().to_string()).await;
     let id = answer.is(202)["id"].as_str().unwrap().to_owned();
@@ -562,14 +563,14 @@ async fn confirmations_need_their_signature_and_no_token() {
     }
     api.world.away.store(true, Ordering::Relaxed);
     let path = format!("/v1/bindings/{id}/confirm");
-    api.send(LOOPBACK, "", "POST", &path, "").await.problem(503, "relations-unavailable");
+    api.send(LOOPBACK, "", ("POST", &path), "").await.problem(503, "relations-unavailable");
 }
 
 #[tokio::test]
 async fn results_go_to_whom_waits_for_them() {
     let api = Api::new();
     let callback = async |token: &str| {
-        api.send(Door::Callbacks, "", "POST", &format!("/v1/callbacks/{token}"), "result").await
+        api.send(Door::Callbacks, "", ("POST", &format!("/v1/callbacks/{token}")), "result").await
     };
     assert_eq!(callback("known").await.status, StatusCode::NO_CONTENT);
     assert_eq!(callback("again").await.status, StatusCode::NO_CONTENT);
