@@ -14,7 +14,7 @@ use crate::{
     domain::event::KeyEncoding,
     intake::{Intake, Repeats},
     lifecycle::{Pulse, Workers},
-    source::{Message, Origin, WebhookSource, mqtt::MqttSource},
+    source::{Message, Origin, mqtt::MqttSource, webhook::WebhookSource},
     telemetry::Recent,
 };
 
@@ -131,6 +131,12 @@ fn ask_mqtt(name: &str, source: &MqttSource) -> Ask {
     let (name, state) = (format!("source {name}"), source.state());
     Box::new(move || {
         let state = state.borrow();
-        Part { name: name.clone(), ok: state.is_subscribed(), detail: state.to_string() }
+        let detail = match &state.last_error {
+            _ if state.taken_over => "another client with our client id takes the session over; end one of the two".into(),
+            _ if state.subscribed => "connected and subscribed".into(),
+            Some(error) => error.clone(),
+            None => "connecting".into(),
+        };
+        Part { name: name.clone(), ok: state.subscribed, detail }
     })
 }

@@ -119,7 +119,7 @@ impl Daemon {
             clock: Arc::clone(&foundation.clock),
             entropy: Arc::clone(&foundation.entropy),
         });
-        let reconciler = binding::Reconciler::new(
+        let (reconciler, handle) = binding::Reconciler::new(
             binding::Parts {
                 relations: Arc::clone(&foundation.authority),
                 drivers: drivers.into_iter().collect::<HashMap<_, _>>(),
@@ -133,7 +133,6 @@ impl Daemon {
                 ..binding::Settings::new(&config.node.name)
             },
         );
-        let handle = reconciler.handle();
         spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone());
 
         let pulses = pulses(&foundation.clock);
@@ -147,7 +146,7 @@ impl Daemon {
         });
         foundation.spawn(&mut back, &handle, &back_stop);
 
-        let front = Front::build(&config, &foundation, &dispatcher, Arc::clone(&recent), pulses[1].clone()).await?;
+        let mut front = Front::build(&config, &foundation, &dispatcher, Arc::clone(&recent), pulses[1].clone()).await?;
         let open = Arc::new(AtomicBool::new(false));
         let health = Arc::new(health::Parts {
             open: Arc::clone(&open),

@@ -92,7 +92,10 @@ impl Intake {
         }));
         let events = match decoded {
             Ok(Ok(events)) => events,
-            Ok(Err(error)) => return self.quarantine(message, &Chain(&error).to_string()).await,
+            Ok(Err(error)) => {
+                let reason = Chain(&error).to_string();
+                return self.quarantine(message, &reason).await;
+            }
             Err(_panic) => return self.quarantine(message, "decoding panicked; see the log").await,
         };
         if events.is_empty() {

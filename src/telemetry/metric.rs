@@ -1,48 +1,5 @@
 //! Every metric's name, kind and help, in one place.
 
-/// A metric. Names follow Prometheus' conventions: base units, `_total` for counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
-    /// Messages that came in, by source.
-    SourceMessages,
-    /// Messages that were refused or dropped, by source and reason.
-    SourceRefused,
-    /// Calls of functions, by platform and class of outcome.
-    Attempts,
-    /// How long calls of functions took, by platform.
-    AttemptSeconds,
-    /// From an event's arrival to its delivery, by platform.
-    DeliverySeconds,
-    /// Deliveries given up, by platform and reason.
-    DeadLetters,
-    /// Deliveries parked, by reason.
-    Parked,
-    /// Queue operations that failed.
-    QueueTrouble,
-    /// Events that came in, by source and whether they matched a binding.
-    Events,
-    /// Repeated events, by source and whether the first copy was in flight or settled.
-    Repeats,
-    /// Notifications that can never be processed, by source.
-    Quarantined,
-    /// Messages that were refused though their sender does not send them again, by source.
-    SourceLost,
-    /// Whether a source is connected and subscribed, by source.
-    SourceConnected,
-    /// Connections that a source lost or could not make, by source and reason.
-    SourceDisconnects,
-    /// Transactions of the queue.
-    QueueCommits,
-    /// Rows of the queue that could not be read.
-    QueueCorrupt,
-    /// Items that left the quarantine for newer ones.
-    QuarantineEvicted,
-    /// Bindings, by state.
-    Bindings,
-    /// Changes of a binding's state made by this daemon, by the new state.
-    BindingTransitions,
-}
-
 /// What kind of metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -54,115 +11,51 @@ pub enum Kind {
     Histogram,
 }
 
-impl Metric {
-    /// All metrics; a test holds that every one has its name once.
-    pub const ALL: &'static [Self] = &[
-        Self::SourceMessages,
-        Self::SourceRefused,
-        Self::Attempts,
-        Self::AttemptSeconds,
-        Self::DeliverySeconds,
-        Self::DeadLetters,
-        Self::Parked,
-        Self::QueueTrouble,
-        Self::Events,
-        Self::Repeats,
-        Self::Quarantined,
-        Self::SourceLost,
-        Self::SourceConnected,
-        Self::SourceDisconnects,
-        Self::QueueCommits,
-        Self::QueueCorrupt,
-        Self::QuarantineEvicted,
-    ];
-    pub const ALL: &'static [Self] =
-        &[Self::SourceMessages, Self::SourceRefused, Self::Bindings, Self::BindingTransitions];
-
-    /// Name, kind and help.
-    pub fn describe(self) -> (&'static str, Kind, &'static str) {
-        match self {
-            Self::SourceMessages => {
-                ("triggerd_source_messages_total", Kind::Counter, "Messages that came in, by source.")
-            }
-            Self::SourceRefused => (
-                "triggerd_source_refused_total",
-                Kind::Counter,
-                "Messages that a source refused or dropped, by source and reason.",
-            ),
-            Self::SourceLost => (
-                "triggerd_source_lost_total",
-                Kind::Counter,
-                "Messages refused though their sender does not send them again, by source.",
-            ),
-            Self::SourceConnected => (
-                "triggerd_source_connected",
-                Kind::Gauge,
-                "1 while a source is connected and subscribed, by source.",
-            ),
-            Self::SourceDisconnects => (
-                "triggerd_source_disconnects_total",
-                Kind::Counter,
-                "Connections that a source lost or could not make, by source and reason.",
-            ),
-            Self::Attempts => (
-                "triggerd_attempts_total",
-                Kind::Counter,
-                "Calls of functions, by platform and class of outcome.",
-            ),
-            Self::AttemptSeconds => (
-                "triggerd_attempt_seconds",
-                Kind::Histogram,
-                "How long calls of functions took, by platform.",
-            ),
-            Self::DeliverySeconds => (
-                "triggerd_delivery_seconds",
-                Kind::Histogram,
-                "From an event's arrival to its delivery, by platform.",
-            ),
-            Self::DeadLetters => {
-                ("triggerd_dead_letters_total", Kind::Counter, "Deliveries given up, by platform and reason.")
-            }
-            Self::Parked => ("triggerd_parked_total", Kind::Counter, "Deliveries parked, by reason."),
-            Self::QueueTrouble => {
-                ("triggerd_queue_failures_total", Kind::Counter, "Queue operations that failed.")
-            }
-            Self::Events => (
-                "triggerd_events_total",
-                Kind::Counter,
-                "Events that came in, by source and whether they matched a binding.",
-            ),
-            Self::Repeats => (
-                "triggerd_event_repeats_total",
-                Kind::Counter,
-                "Repeated events, by source and whether the first copy was in flight or settled.",
-            ),
-            Self::Quarantined => (
-                "triggerd_quarantined_total",
-                Kind::Counter,
-                "Notifications that can never be processed, by source.",
-            ),
-            Self::QueueCommits => {
-                ("triggerd_queue_commits_total", Kind::Counter, "Transactions committed to the queue file.")
-            }
-            Self::QueueCorrupt => (
-                "triggerd_queue_corrupt_rows_total",
-                Kind::Counter,
-                "Rows of the queue that could not be read and went to the quarantine.",
-            ),
-            Self::QuarantineEvicted => (
-                "triggerd_quarantine_evicted_total",
-                Kind::Counter,
-                "Items dropped from the quarantine to make room for newer ones.",
-            ),
-            Self::Bindings => ("triggerd_bindings", Kind::Gauge, "Bindings, by state."),
-            Self::BindingTransitions => (
-                "triggerd_binding_transitions_total",
-                Kind::Counter,
-                "Changes of a binding's state made by this daemon, by the new state.",
-            ),
+macro_rules! metrics {
+    ($($metric:ident: $kind:ident $name:literal, $help:literal;)*) => {
+        /// A metric. Names follow Prometheus' conventions: base units, `_total` for counters.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Metric {
+            $(#[doc = $help] $metric,)*
         }
-    }
 
+        impl Metric {
+            /// All metrics.
+            pub const ALL: &'static [Self] = &[$(Self::$metric,)*];
+
+            /// Name, kind and help.
+            pub fn describe(self) -> (&'static str, Kind, &'static str) {
+                match self {
+                    $(Self::$metric => ($name, Kind::$kind, $help),)*
+                }
+            }
+        }
+    };
+}
+
+metrics! {
+    SourceMessages: Counter "triggerd_source_messages_total", "Messages that came in, by source.";
+    SourceRefused: Counter "triggerd_source_refused_total", "Messages that a source refused or dropped, by source and reason.";
+    SourceLost: Counter "triggerd_source_lost_total", "Messages refused though their sender does not send them again, by source.";
+    SourceConnected: Gauge "triggerd_source_connected", "1 while a source is connected and subscribed, by source.";
+    SourceDisconnects: Counter "triggerd_source_disconnects_total", "Connections that a source lost or could not make, by source and reason.";
+    Attempts: Counter "triggerd_attempts_total", "Calls of functions, by platform and class of outcome.";
+    AttemptSeconds: Histogram "triggerd_attempt_seconds", "How long calls of functions took, by platform.";
+    DeliverySeconds: Histogram "triggerd_delivery_seconds", "From an event's arrival to its delivery, by platform.";
+    DeadLetters: Counter "triggerd_dead_letters_total", "Deliveries given up, by platform and reason.";
+    Parked: Counter "triggerd_parked_total", "Deliveries parked, by reason.";
+    QueueTrouble: Counter "triggerd_queue_failures_total", "Queue operations that failed.";
+    Events: Counter "triggerd_events_total", "Events that came in, by source and whether they matched a binding.";
+    Repeats: Counter "triggerd_event_repeats_total", "Repeated events, by source and whether the first copy was in flight or settled.";
+    Quarantined: Counter "triggerd_quarantined_total", "Notifications that can never be processed, by source.";
+    QueueCommits: Counter "triggerd_queue_commits_total", "Transactions committed to the queue file.";
+    QueueCorrupt: Counter "triggerd_queue_corrupt_rows_total", "Rows of the queue that could not be read and went to the quarantine.";
+    QuarantineEvicted: Counter "triggerd_quarantine_evicted_total", "Items dropped from the quarantine to make room for newer ones.";
+    Bindings: Gauge "triggerd_bindings", "Bindings, by state.";
+    BindingTransitions: Counter "triggerd_binding_transitions_total", "Changes of a binding's state made by this daemon, by the new state.";
+}
+
+impl Metric {
     /// The name.
     pub fn name(self) -> &'static str {
         self.describe().0

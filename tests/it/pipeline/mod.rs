@@ -1,9 +1,13 @@
 //! From an upload to a function and back, on real parts.
 
+mod firing;
 mod world;
 
-use crate::harness::suite::Test;
+use crate::harness::suite::{Test, tests};
+use firing::*;
 
 pub(crate) fn tests() -> Vec<Test> {
-    Vec::new()
+    tests! {
+        [Minio] an_upload_fires_a_bound_function;
+    }
 }
