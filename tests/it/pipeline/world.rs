@@ -122,6 +122,7 @@ fn minio_options(plan: &Plan, source_port: u16) -> MinioOptions {
                 auth_token: Some(WEBHOOK_TOKEN.into()),
                 queue_dir: *queue_dir,
             }],
+            env: vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())],
             ..MinioOptions::default()
         },
         Way::Mqtt { broker, .. } => MinioOptions {
@@ -133,6 +134,7 @@ fn minio_options(plan: &Plan, source_port: u16) -> MinioOptions {
                 user_password: None,
                 queue_dir: false,
             }],
+            env: vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())],
             ..MinioOptions::default()
         },
     }

@@ -1,0 +1,124 @@
+//! `kill -9` of the daemon in the middle of 2,000 uploads: every object's function runs at least once, and a repeat
+//! carries the same delivery id.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use super::world::{Plan, SOON, Way, World, ids_by_key, noting};
+use crate::harness::{
+    mosquitto::{Mosquitto, MosquittoOptions},
+    suite::Ctx,
+    wait::{eventually, wait_for},
+};
+
+const UPLOADS: usize = 2_000;
+const UPLOADERS: usize = 8;
+/// Uploads that are made before the daemon is killed.
+const KILLED_AT: usize = 700;
+
+pub(crate) async fn kill_9_loses_nothing_that_comes_by_mqtt(ctx: Ctx) -> Result<()> {
+    let mosquitto = Mosquitto::start(MosquittoOptions {
+        max_queued_messages: Some(1_000_000),
+        ..MosquittoOptions::default()
+    })
+    .await?;
+    let broker = mosquitto.broker().replace("tcp://", "mqtt://");
+    let missing = uploads_with_a_crash(&ctx, Way::Mqtt { broker, version: "5" }).await?;
+    ensure!(missing.lost.is_empty(), "never called for: {:?}", missing.lost);
+    Ok(())
+}
+
+pub(crate) async fn kill_9_loses_nothing_that_a_queue_dir_holds(ctx: Ctx) -> Result<()> {
+    let missing = uploads_with_a_crash(&ctx, Way::Webhook { queue_dir: true }).await?;
+    ensure!(missing.lost.is_empty(), "never called for: {:?}", missing.lost);
+    Ok(())
+}
+
+pub(crate) async fn kill_9_loses_nothing_that_was_answered_without_a_queue_dir(ctx: Ctx) -> Result<()> {
+    let missing = uploads_with_a_crash(&ctx, Way::Webhook { queue_dir: false }).await?;
+    ensure!(
+        missing.lost.len() <= missing.dropped_by_minio,
+        "{} objects were never called for, but MinIO dropped only {} notifications",
+        missing.lost.len(),
+        missing.dropped_by_minio
+    );
+    Ok(())
+}
+
+struct Missing {
+    lost: BTreeSet<String>,
+    /// Notifications that MinIO itself could not hand over, by its own count.
+    dropped_by_minio: usize,
+}
+
+async fn uploads_with_a_crash(ctx: &Ctx, way: Way) -> Result<Missing> {
+    let plan = Plan { way, ..Plan::webhook(&noting("thumb", "")) };
+    let mut world = World::start(ctx, &plan).await?;
+    // No concurrency limit is in the way: what fails would only wait.
+    world.bind("photos", "thumb", &json!({"concurrency": 8})).await?;
+
+    let (next, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let uploaders: Vec<_> = (0..UPLOADERS)
+        .map(|_| {
+            let (s3, next, done) = (world.minio.s3().clone(), Arc::clone(&next), Arc::clone(&done));
+            tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    if number >= UPLOADS {
+                        return anyhow::Ok(());
+                    }
+                    let request = s3.put_object().bucket("photos").key(format!("in/{number:04}.jpg"));
+                    request.body(aws_sdk_s3::primitives::ByteStream::from_static(b"x")).send().await?;
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    wait_for("enough uploads", SOON, async || done.load(Ordering::SeqCst) >= KILLED_AT).await?;
+    world.daemon.kill9().await?;
+    let at_kill = done.load(Ordering::SeqCst);
+    world.daemon.start_again().await?;
+    ensure!(at_kill < UPLOADS, "the uploads were over before the daemon was killed");
+    for uploader in uploaders {
+        uploader.await??;
+    }
+
+    let expected: BTreeSet<String> = (0..UPLOADS).map(|number| format!("in/{number:04}.jpg")).collect();
+    let dropped = eventually("every object's function ran, or MinIO dropped it", SOON * 3, async || {
+        let called: BTreeSet<String> =
+            world.platform.calls("thumb")?.into_iter().map(|call| call.key).collect();
+        let dropped = dropped_by_minio(&world).await?;
+        let missing = expected.difference(&called).count();
+        ensure!(missing <= dropped, "{missing} are missing, MinIO dropped {dropped}");
+        Ok(dropped)
+    })
+    .await?;
+    let calls = world.platform.calls("thumb")?;
+    ids_by_key(&calls)?;
+    let called: BTreeSet<String> = calls.iter().map(|call| call.key.clone()).collect();
+    world.daemon.stop().await?;
+    let lost = expected.difference(&called).cloned().collect();
+    Ok(Missing { lost, dropped_by_minio: dropped })
+}
+
+/// What MinIO says it could not hand over to a target without `queue_dir`.
+async fn dropped_by_minio(world: &World) -> Result<usize> {
+    let text = reqwest::get(format!("{}/minio/v2/metrics/cluster", world.minio.endpoint())).await?.text().await?;
+    let line = text.lines().find(|line| line.starts_with("minio_notify_target_failed_events"));
+    match line {
+        Some(line) => {
+            let count: f64 = line.rsplit(' ').next().context("no value")?.parse()?;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
+            Ok(count as usize)
+        }
+        None => Ok(0),
+    }
+}
