@@ -161,17 +161,22 @@ impl Batch<'_> {
         &mut self,
         parks: impl Iterator<Item = &'p ParkRow>,
     ) -> Result<(), sqlx::Error> {
-        let rows = parks.filter_map(|park| {
-            let attempt = park.attempt.as_ref()?;
-            let (at, took) = (attempt.at.as_micros(), to_i64(attempt.took_us));
-            Some((park.stored.id, at, took, class_word(attempt.class), attempt.status, &attempt.detail))
-        });
+        let rows: Vec<_> = parks
+            .filter_map(|park| {
+                let attempt = park.attempt.as_ref()?;
+                let (at, took) = (attempt.at.as_micros(), to_i64(attempt.took_us));
+                Some((park.stored.id, at, took, class_word(attempt.class), attempt.status, &attempt.detail))
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
         sqlx::query(
             "INSERT INTO attempt (delivery, n, at, took_us, class, status, detail) \
              SELECT unhex(value->>0), 1, value->>1, value->>2, value->>3, value->>4, value->>5 \
              FROM json_each(?1)",
         )
-        .bind(json(rows)?)
+        .bind(json(rows.into_iter())?)
         .execute(&mut *self.conn)
         .await?;
         Ok(())
