@@ -7,6 +7,9 @@
 //! One writer takes the commands that have come in meanwhile, makes one transaction of them and answers them after its
 //! commit (group commit): an `Ok` means that it is on disk.
 //!
+//! Read `writer` for batches and failures, `parks`, `deliveries`, `letters` and `quarantine` for the verbs within a
+//! transaction, `read` for the others, `open` for the file and `spool` for its owner.
+//!
 //! **Withdrawing.** A delivery is parked while its first attempt may still be running. Its [`Ticket`] says who was
 //! first: the writer, sealing its batch, or the attempt's result, withdrawing the row. After the seal the result is
 //! recorded by the ordinary verbs. Parking or dead-lettering an id that is already there changes nothing.

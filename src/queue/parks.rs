@@ -9,7 +9,7 @@ use super::{
     batch::Batch,
     command::{Command, ParkRow, Step, Work},
     letters::NewLetter,
-    rows::{json, to_i64},
+    rows::{class_word, json, to_i64},
 };
 use crate::domain::{
     delivery::DeadReason,
@@ -76,16 +76,29 @@ impl Batch<'_> {
             .collect()
     }
 
+    /// Writes the events that are not there, all with one statement: their texts one after the other as one blob, and a
+    /// list that says where in it each is. (JSON in JSON would be escaped and parsed several times over.)
     async fn insert_events<'p>(
         &mut self,
         parks: impl Iterator<Item = &'p ParkRow>,
     ) -> Result<(), sqlx::Error> {
         let mut done = HashSet::new();
-        for park in parks {
-            if done.insert(park.stored.event) {
-                self.insert_event(park.stored.event, &park.stored.payload).await?;
-            }
+        let mut texts = Vec::new();
+        let mut places = Vec::new();
+        for park in parks.filter(|park| done.insert(park.stored.event)) {
+            let payload = park.stored.payload.as_bytes();
+            places.push((park.stored.event, texts.len() + 1, payload.len()));
+            texts.extend_from_slice(payload);
         }
+        sqlx::query(
+            "INSERT INTO event (id, payload) \
+             SELECT unhex(value->>0), CAST(substr(?2, value->>1, value->>2) AS TEXT) FROM json_each(?1) \
+             WHERE true ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(json(places.into_iter())?)
+        .bind(texts)
+        .execute(&mut *self.conn)
+        .await?;
         Ok(())
     }
 
@@ -148,11 +161,24 @@ impl Batch<'_> {
         &mut self,
         parks: impl Iterator<Item = &'p ParkRow>,
     ) -> Result<(), sqlx::Error> {
-        for park in parks {
-            if let Some(attempt) = &park.attempt {
-                self.insert_attempt(park.stored.id, attempt).await?;
-            }
+        let rows: Vec<_> = parks
+            .filter_map(|park| {
+                let attempt = park.attempt.as_ref()?;
+                let (at, took) = (attempt.at.as_micros(), to_i64(attempt.took_us));
+                Some((park.stored.id, at, took, class_word(attempt.class), attempt.status, &attempt.detail))
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
         }
+        sqlx::query(
+            "INSERT INTO attempt (delivery, n, at, took_us, class, status, detail) \
+             SELECT unhex(value->>0), 1, value->>1, value->>2, value->>3, value->>4, value->>5 \
+             FROM json_each(?1)",
+        )
+        .bind(json(rows.into_iter())?)
+        .execute(&mut *self.conn)
+        .await?;
         Ok(())
     }
 }

@@ -107,7 +107,7 @@ impl SqliteQueue {
         Ok((queue, writer))
     }
 
-    /// Ends the writer once it has done and answered what was asked before.
+    /// Tells the writer to end once it has done and answered what was asked before; its task is what to wait for.
     pub async fn close(&self) {
         // Closed already is as good.
         drop(self.ask(Work::Close).await);

@@ -5,6 +5,7 @@ mod crash;
 mod failure;
 mod group;
 mod letters;
+mod model;
 mod stored;
 mod verbs;
 
