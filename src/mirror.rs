@@ -38,6 +38,9 @@ use crate::{
 /// Longest wait between polls that fail.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
+/// Shortest time between heartbeats that nobody else waits for: each is a write to this host's own disk.
+const OWN_HEARTBEAT: Duration = Duration::from_secs(30);
+
 /// Where the bindings are kept.
 #[derive(Debug, Clone)]
 pub enum Authority {
@@ -328,10 +331,11 @@ impl Mirror {
 
     async fn beat(&self, progress: &mut Progress) -> Result<(), Trouble> {
         let (revision, now) = (self.parts.catalog.revision(), self.parts.clock.monotonic());
-        if progress
-            .beat
-            .is_some_and(|(told, at)| told == revision && now.saturating_sub(at) < self.options.heartbeat)
-        {
+        let period = match self.parts.authority {
+            Authority::Shared(_) => self.options.heartbeat,
+            Authority::Own => self.options.heartbeat.max(OWN_HEARTBEAT),
+        };
+        if progress.beat.is_some_and(|(told, at)| told == revision && now.saturating_sub(at) < period) {
             return Ok(());
         }
         let url = self.options.admin_url.as_deref();
