@@ -55,7 +55,8 @@ impl From<RelationsError> for CatalogError {
 /// Bounds, and what the config says of the storages.
 #[derive(Debug, Clone)]
 pub struct CatalogOptions {
-    /// Bytes for indexes. One bucket's index must fit, else it is built anew for each event: 100 bytes a binding.
+    /// Bytes for indexes. One bucket's index must fit, else it is built anew for each event: some 200 bytes a
+    /// binding.
     pub index_bytes: u64,
     /// Bytes for bindings.
     pub binding_bytes: u64,
@@ -208,7 +209,7 @@ impl Catalog {
         Ok(self.relations.of_function(function, limit).await?)
     }
 
-    /// The least concurrency that a function's bindings ask for (those not that never came to be); none without any.
+    /// The least concurrency that a function's bindings ask for (not those that never came to be); none without any.
     pub async fn function_limit(&self, function: &FunctionRef) -> Result<Option<u32>, CatalogError> {
         let generation = self.read(|bound| bound.generation);
         let load = self.relations.least_concurrency(function);

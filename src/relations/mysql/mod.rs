@@ -10,6 +10,9 @@
 //! program's transactions may still cause, are retried here and nowhere else. **Readers** that need two tables to
 //! agree take a consistent snapshot.
 
+#[path = "../journal.rs"]
+#[expect(clippy::duplicate_mod, reason = "compiled once for each engine; see its header")]
+mod journal;
 mod lock;
 mod migration;
 #[path = "../statements.rs"]

@@ -8,6 +8,8 @@
 //! the authority be overwritten by a copy. So the file knows what it is, and opening it as the other is refused, except
 //! that an authority that holds no binding may become a copy.
 
+#[path = "../journal.rs"]
+mod journal;
 mod local;
 mod migration;
 #[path = "../statements.rs"]

@@ -201,11 +201,9 @@ async fn platforms_are_told_apart_by_case(world: World) -> Result<()> {
 async fn history_tells_the_states_and_stays_bounded(world: World) -> Result<()> {
     let relations = world.open().await?;
     let made = bind(&*relations, "photos", "thumb", 1).await?;
-    let mut revision = made.revision;
-    for turn in 0..105 {
+    for (turn, revision) in (0..105).zip(made.revision..) {
         let state = if turn % 2 == 0 { State::Armed } else { State::Degraded };
         ensure!(relations.record(made.id, revision, &progress(state, Some("so"), turn)).await?);
-        revision += 1;
     }
     let newest = relations.history(made.id, 2).await?;
     ensure!(newest.iter().map(|entry| entry.state).eq([State::Armed, State::Degraded]), "{newest:?}");

@@ -4,6 +4,7 @@
 //! daemons, and into which it can write past the verbs.
 
 mod bindings;
+mod mirror;
 mod nodes;
 mod outage;
 mod revision;
@@ -34,7 +35,7 @@ use crate::harness::{
 };
 
 pub(crate) fn tests() -> Vec<Test> {
-    [bindings::tests(), nodes::tests(), revision::tests(), schema::tests(), outage::tests()]
+    [bindings::tests(), nodes::tests(), revision::tests(), schema::tests(), outage::tests(), mirror::tests()]
         .into_iter()
         .flatten()
         .collect()
@@ -61,9 +62,9 @@ pub(crate) struct How {
 }
 
 impl World {
-    async fn sqlite(ctx: Ctx) -> Result<Self> {
+    fn sqlite(ctx: Ctx) -> Self {
         let store = Store::File(ctx.folder().join("relations.db"));
-        Ok(Self { store, _ctx: ctx })
+        Self { store, _ctx: ctx }
     }
 
     async fn server(ctx: Ctx, engine: Engine) -> Result<Self> {
@@ -120,9 +121,7 @@ where
 {
     let module = module.trim_start_matches("it::");
     vec![
-        Test::new(format!("{module}::{name}::sqlite"), &[], async move |ctx| {
-            body(World::sqlite(ctx).await?).await
-        }),
+        Test::new(format!("{module}::{name}::sqlite"), &[], async move |ctx| body(World::sqlite(ctx)).await),
         Test::new(format!("{module}::{name}::mysql"), &[Server::MySql], async move |ctx| {
             body(World::server(ctx, Engine::MySql).await?).await
         }),

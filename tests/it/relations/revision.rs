@@ -149,7 +149,7 @@ async fn followers_of_concurrent_writers_miss_nothing(world: World) -> Result<()
             Changes::Since { head: now, changed, gone } => {
                 head = now;
                 copy.extend(changed.into_iter().map(|binding| (binding.id, shown(&binding))));
-                gone.iter().for_each(|id| drop(copy.remove(id)));
+                copy.retain(|id, _| !gone.contains(id));
             }
         }
         if last {
