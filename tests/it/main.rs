@@ -9,9 +9,13 @@
     reason = "all of it is tests, which the lints see only where the standard runner is used"
 )]
 
+mod fixtures;
 mod harness;
 mod servers;
 mod sources;
+mod sources_mqtt;
+mod sources_sender;
+mod sources_subscriber;
 mod sources_webhook;
 
 use std::process::ExitCode;
@@ -20,6 +24,6 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    let tests = [servers::tests(), sources_webhook::tests()];
+    let tests = [servers::tests(), sources_webhook::tests(), sources_mqtt::tests(), fixtures::tests()];
     harness::suite::run(tests.into_iter().flatten().collect())
 }
