@@ -1,8 +1,8 @@
 //! Keys as MinIO's targets write them: form-urlencoded (Go's `url.QueryEscape`).
 //!
-//! A space is `+`, everything but `A-Za-z0-9-_.~` is `%XX` of its UTF-8 bytes, the slash too. Plain percent-decoding is
-//! not enough (the `+`), and guessing is not possible: `%2F` and `+` are legal in a raw name. So the source says which
-//! encoding its way has.
+//! A space is `+`, everything but `A-Za-z0-9-_.~` is `%XX` of its UTF-8 bytes, the slash too. Plain
+//! percent-decoding is not enough (the `+`), and guessing is not possible: `%2F` and `+` are legal in a raw name.
+//! So the source says which encoding its way has.
 
 /// Why a text is not form-urlencoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,8 +1,8 @@
 //! The shape of MinIO's notifications, and of whatever else keeps to it.
 //!
-//! Webhook and MQTT: `EventName`, `Key` and `Records` with exactly one record, the key in the record form-urlencoded and
-//! the one in the envelope raw. Listen: `Records` alone, the key raw. Read from MinIO's source and seen in the recordings
-//! under `tests/fixtures/minio`.
+//! Webhook and MQTT: `EventName`, `Key` and `Records` with exactly one record, the key in the record
+//! form-urlencoded and the one in the envelope raw. Listen: `Records` alone, the key raw. Read from MinIO's source
+//! and seen in the recordings under `tests/fixtures/minio`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -20,7 +20,8 @@ use crate::domain::{
     ids::EventId,
 };
 
-/// The envelope. Both of its other fields repeat what the record says; of the two only the key is worth a comparison.
+/// The envelope. Both of its other fields repeat what the record says; of the two only the key is worth a
+/// comparison.
 #[derive(Debug, Deserialize)]
 struct Envelope<'a> {
     #[serde(rename = "Key")]

@@ -1,19 +1,20 @@
 //! What a sender's records mean: MinIO's (others later) become [`Event`]s. Pure.
 //!
-//! A body is one JSON object whose `Records` list holds one record for each event. `Records` that is null or empty is a
-//! ping: no events, no error. What cannot be decoded is an [`Undecodable`] that names the field, and the caller
-//! quarantines the bytes: a half-understood event is never made, and one bad record spoils its whole body, so that
-//! nothing of it is lost unseen.
+//! A body is one JSON object whose `Records` list holds one record for each event. `Records` that is null or empty
+//! is a ping: no events, no error. What cannot be decoded is an [`Undecodable`] that names the field, and the
+//! caller quarantines the bytes: a half-understood event is never made, and one bad record spoils its whole body,
+//! so that nothing of it is lost unseen.
 //!
 //! The identity of an event is a hash of the storage's name and the record's bytes exactly as they were sent
-//! ([`EventId::of_record`]); they are cut out of the body, never written anew. MinIO's webhook and MQTT targets send the
-//! same bytes, and its queue resends them. The listen stream builds a record of its own (raw key, at times another
-//! sequencer), so an event has another identity there: one bucket is never given to listen and to a target.
+//! ([`EventId::of_record`]); they are cut out of the body, never written anew. MinIO's webhook and MQTT targets
+//! send the same bytes, and its queue resends them. The listen stream builds a record of its own (raw key, at
+//! times another sequencer), so an event has another identity there: one bucket is never given to listen and to a
+//! target.
 //!
-//! Liberal on purpose: names of events that we do not know are kept (they match no binding); version and source of the
-//! event, additional fields, and absent or null maps do not matter. Strict on purpose: wrong types, the same field
-//! twice, keys that cannot be decoded or contradict the envelope. Nothing here is trusted: `source.host`, `principalId` and
-//! `userAgent` are the client's word.
+//! Liberal on purpose: names of events that we do not know are kept (they match no binding); version and source of
+//! the event, additional fields, and absent or null maps do not matter. Strict on purpose: wrong types, the same
+//! field twice, keys that cannot be decoded or contradict the envelope. Nothing here is trusted: `source.host`,
+//! `principalId` and `userAgent` are the client's word.
 
 mod form;
 mod minio;

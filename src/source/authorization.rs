@@ -1,8 +1,9 @@
 //! The `Authorization` header as MinIO's webhook target sends it.
 //!
-//! MinIO makes it from the target's `auth_token` by the number of its words: one is sent as `Bearer TOKEN`, two exactly
-//! as they are (such as `Basic …`), and any other number sends **no header at all**. A token of the latter kind is
-//! refused here, since no request could ever pass. Compared are digests, so that neither content nor length can be timed.
+//! MinIO makes it from the target's `auth_token` by the number of its words: one is sent as `Bearer TOKEN`, two
+//! exactly as they are (such as `Basic …`), and any other number sends **no header at all**. A token of the latter
+//! kind is refused here, since no request could ever pass. Compared are digests, so that neither content nor
+//! length can be timed.
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};

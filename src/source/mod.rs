@@ -1,12 +1,12 @@
 //! Where events come in. A source knows a transport, not a meaning: it hands on bytes and waits for their
 //! acknowledgement.
 //!
-//! Each message carries an [`Ack`]. Only `intake` acknowledges, and only when every delivery that the message caused is
-//! settled or parked. An `Ack` that is dropped unacknowledged tells the source that the message is *not* safe: the
-//! webhook answers 503, MQTT closes the connection so that the broker sends the message again.
+//! Each message carries an [`Ack`]. Only `intake` acknowledges, and only when every delivery that the message
+//! caused is settled or parked. An `Ack` that is dropped unacknowledged tells the source that the message is *not*
+//! safe: the webhook answers 503, MQTT closes the connection so that the broker sends the message again.
 //!
-//! Each source has a bound on unsettled messages, in number and bytes ([`Bound`]). A message over the soft bound is
-//! marked `pressed` (intake parks it straight to disk); over twice the bound nothing is taken in at all.
+//! Each source has a bound on unsettled messages, in number and bytes ([`Bound`]). A message over the soft bound
+//! is marked `pressed` (intake parks it straight to disk); over twice the bound nothing is taken in at all.
 
 use std::{sync::Arc, time::Duration};
 

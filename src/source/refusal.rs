@@ -1,4 +1,5 @@
-//! What a source did not take in, told in one place: counted each time, logged at most once a minute for each reason.
+//! What a source did not take in, told in one place: counted each time, logged at most once a minute for each
+//! reason.
 
 use std::{
     collections::HashMap,

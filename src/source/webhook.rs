@@ -1,26 +1,29 @@
 //! MinIO's webhook target posts here; RustFS's and Ceph's do, too.
 //!
-//! **Who acts.** One task accepts connections, one task serves each. A request is authorised, counted against the bound,
-//! read, handed to intake, and answered when intake has acknowledged it: 200 with an empty body. Nothing is kept here: a crash at any
-//! step leaves the request unanswered, and a sender with a queue sends it again.
+//! **Who acts.** One task accepts connections, one task serves each. A request is authorised, counted against the
+//! bound, read, handed to intake, and answered when intake has acknowledged it: 200 with an empty body. Nothing is
+//! kept here: a crash at any step leaves the request unanswered, and a sender with a queue sends it again.
 //!
-//! **Why so little is refused.** A MinIO target with `queue_dir` repeats whatever was not answered 2xx for ever, and all
-//! events behind it wait. So what cannot be understood is intake's matter (quarantined and acknowledged), a body over
-//! the limit is handed on as its beginning with its length, and only these are not 2xx: 401 without the token (with no hint), 404/405 for what is not a POST to
-//! the path, 408 when the body does not come, 503 with `Retry-After` at the bound or when intake could not make the
-//! message safe. There is never a redirect: MinIO follows it with a bodiless GET and takes its 2xx for success.
+//! **Why so little is refused.** A MinIO target with `queue_dir` repeats whatever was not answered 2xx for ever,
+//! and all events behind it wait. So what cannot be understood is intake's matter (quarantined and acknowledged),
+//! a body over the limit is handed on as its beginning with its length, and only these are not 2xx: 401 without
+//! the token (with no hint), 404 for what is not a POST to the path, 408 when the body does not come, 503 with
+//! `Retry-After` at the bound or when intake could not make the message safe. There is never a redirect: MinIO
+//! follows it with a bodiless GET and takes its 2xx for success.
 //!
-//! **At the bound** ([`Pressure`]) it depends on what the sender does: one that redelivers is asked to (503); one that
-//! does not is marked `pressed` and parked, and refused (and counted as lost) only at twice the bound; what a twin
-//! target brings too is answered 200 and dropped. A twin is always answered on receipt.
+//! **At the bound** ([`Pressure`]) it depends on what the sender does: one that redelivers is asked to (503); one
+//! that does not is marked `pressed` and parked, and refused (and counted as lost) only at twice the bound; what a
+//! twin target brings too is answered 200 and dropped. A twin is always answered on receipt.
 //!
-//! **Bounded.** Connections, the time for a head, the time for a body, the size of both; bodies being read count against
-//! the source's bound from their beginning. Idle connections are closed only after MinIO has done so itself (15 s):
-//! otherwise a POST could meet a connection that is just being closed, and one attempt is all some targets make.
+//! **Bounded.** Connections, the time for a head, the time for a body, the size of both; bodies being read count
+//! against the source's bound from their beginning. Idle connections are closed only after MinIO has done so
+//! itself (15 s): otherwise a POST could meet a connection that is just being closed, and one attempt is all some
+//! targets make.
 //!
-//! **Deliberately not.** No TLS and no HTTP/2 (MinIO speaks HTTP/1.1; put a proxy before it where the way is not trusted). A
-//! body beyond [`DISCARD_LIMIT`] is answered before it has been read to its end; a sender that minds will repeat it.
-//! Probes (HEAD, an empty POST, a connection that is closed without a byte) are answered and not logged.
+//! **Deliberately not.** No TLS and no HTTP/2 (MinIO speaks HTTP/1.1; put a proxy before it where the way is not
+//! trusted). A body beyond [`DISCARD_LIMIT`] is answered before it has been read to its end; a sender that minds
+//! will repeat it. Probes (HEAD, an empty POST, a connection that is closed without a byte) are answered and not
+//! logged.
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 

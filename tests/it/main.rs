@@ -9,6 +9,7 @@
     reason = "all of it is tests, which the lints see only where the standard runner is used"
 )]
 
+mod fixtures;
 mod harness;
 mod layering;
 mod pipeline;
@@ -16,6 +17,9 @@ mod platform;
 mod relations;
 mod servers;
 mod sources;
+mod sources_mqtt;
+mod sources_sender;
+mod sources_subscriber;
 mod sources_webhook;
 
 use std::process::ExitCode;
@@ -32,6 +36,7 @@ fn main() -> ExitCode {
         sources_webhook::tests(),
         pipeline::tests(),
     ];
+    let tests = [servers::tests(), sources_webhook::tests(), sources_mqtt::tests(), fixtures::tests()];
     harness::suite::run(tests.into_iter().flatten().collect())
 }
 

@@ -1,21 +1,18 @@
 //! The webhook source, by real HTTP and by senders that do not keep to it.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use triggerd::config::sources::SourceConfig;
-use triggerd::domain::clock::SystemClock;
-use triggerd::source::webhook::{DISCARD_LIMIT, Limits, OVERSIZE_KEPT, WebhookSource};
-use triggerd::source::{Bound, Redelivers};
+use triggerd::source::Redelivers;
+use triggerd::source::webhook::{DISCARD_LIMIT, Limits, OVERSIZE_KEPT};
 
 use crate::harness::minio::{Minio, MinioOptions, WebhookTarget};
 use crate::harness::suite::{Ctx, Test, tests};
 use crate::harness::wait::wait_for;
-use crate::sources::{LIMIT, Running, config, origin, text};
+use crate::sources::{LIMIT, text};
+use crate::sources_sender::{Sender, open, open_plain, post, request};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests! {
@@ -38,75 +35,6 @@ pub(crate) fn tests() -> Vec<Test> {
         [] stop_lets_a_running_request_be_answered_and_accepts_no_more;
         [Minio] minio_with_a_queue_repeats_until_it_was_acknowledged;
     }
-}
-
-struct Webhook {
-    running: Running,
-    address: SocketAddr,
-    bound: Arc<Bound>,
-}
-
-async fn open(settings: &str, redelivers: Redelivers, limits: Limits) -> Result<Webhook> {
-    let kind = format!("{redelivers:?}").to_lowercase();
-    let section =
-        format!("type = \"webhook\"\nlisten = \"127.0.0.1:0\"\nredelivers = \"{kind}\"\n{settings}\n");
-    let SourceConfig::Webhook(config) = config(&section)? else { bail!("not a webhook") };
-    let clock = Arc::new(SystemClock::new());
-    let source = WebhookSource::bind(&config, origin("hook", redelivers), clock).await?.with_limits(limits);
-    let (address, bound) = (source.address(), source.bound());
-    Ok(Webhook { running: Running::start(|inbox, stop| source.run(inbox, stop)), address, bound })
-}
-
-async fn open_plain() -> Result<Webhook> {
-    open("", Redelivers::Yes, Limits::default()).await
-}
-
-fn post(path: &str, headers: &str, body: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nHost: t\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
-}
-
-/// One connection of a sender.
-struct Sender(TcpStream);
-
-impl Sender {
-    async fn connect(address: SocketAddr) -> Result<Self> {
-        Ok(Self(TcpStream::connect(address).await?))
-    }
-
-    async fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
-        Ok(self.0.write_all(bytes.as_ref()).await?)
-    }
-
-    /// The head of the next answer (bodies are empty), in lower case.
-    async fn answer(&mut self) -> Result<String> {
-        let mut head = Vec::new();
-        let read = async {
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(self.0.read_u8().await?);
-            }
-            Ok::<_, std::io::Error>(())
-        };
-        tokio::time::timeout(LIMIT, read).await.context("no answer")??;
-        let head = String::from_utf8(head)?.to_lowercase();
-        ensure!(head.contains("content-length: 0") || !head.contains("transfer-encoding"), "{head}");
-        Ok(head)
-    }
-
-    /// Whether the other side has closed the connection, by now or within the limit.
-    async fn is_closed(&mut self) -> Result<()> {
-        let mut rest = Vec::new();
-        let read = self.0.read_to_end(&mut rest);
-        let _reset_or_end: std::io::Result<usize> =
-            tokio::time::timeout(LIMIT, read).await.context("the connection stays open")?;
-        Ok(())
-    }
-}
-
-/// Sends one request on a connection of its own and returns its answer; nothing may be waiting for it.
-async fn request(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Result<String> {
-    let mut sender = Sender::connect(address).await?;
-    sender.send(bytes).await?;
-    sender.answer().await
 }
 
 async fn post_is_answered_only_when_it_was_acknowledged(_: Ctx) -> Result<()> {
