@@ -9,7 +9,10 @@
     reason = "all of it is tests, which the lints see only where the standard runner is used"
 )]
 
+mod bucket;
+mod handshake;
 mod harness;
+mod rules_driver;
 mod servers;
 
 use std::process::ExitCode;
@@ -18,5 +21,6 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    harness::suite::run(servers::tests())
+    let modules = [servers::tests(), bucket::tests(), rules_driver::tests(), handshake::tests()];
+    harness::suite::run(modules.into_iter().flatten().collect())
 }
