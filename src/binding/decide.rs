@@ -5,8 +5,11 @@ use crate::{
         binding::{Binding, State, Step, StepName, StepState},
         clock::Timestamp,
     },
-    relations::Progress,
+    relations::{Node, Progress},
 };
+
+/// Most daemons that are named in a reason.
+const MAX_NAMED: usize = 8;
 
 /// What one step came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +78,42 @@ pub(super) fn absent(found: &[(StepName, Found)], now: Timestamp) -> Progress {
     }
 }
 
+/// Whether every registered daemon, this one among them, has the revision in force.
+///
+/// The words must be the same from pass to pass: words that change are news, news is a new revision, and that would have to
+/// be seen by all again. So only daemons that have been silent for a while are named, and their silence is rounded.
+pub(super) fn seen_by_all(nodes: &[Node], own: &str, revision: u64) -> Found {
+    let registered = nodes.iter().any(|node| node.name == own);
+    if registered && nodes.iter().all(|node| node.revision >= revision) {
+        return Found::Done;
+    }
+    let behind = nodes.iter().filter(|node| node.revision < revision && node.name != own);
+    let mut silent: Vec<String> = behind.filter_map(silence).collect();
+    if silent.is_empty() {
+        return Found::Waiting("not every daemon has taken it over yet".to_owned());
+    }
+    silent.sort();
+    let more = silent.len().saturating_sub(MAX_NAMED);
+    silent.truncate(MAX_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Found::Waiting(format!(
+        "waits for daemons that are silent: {}{more}; forget those that will not return",
+        silent.join(", ")
+    ))
+}
+
+fn silence(node: &Node) -> Option<String> {
+    let silent = match node.silent_for.as_secs() {
+        0..10 => return None,
+        10..60 => "ten seconds",
+        60..600 => "a minute",
+        600..3_600 => "ten minutes",
+        3_600..86_400 => "an hour",
+        _ => "a day",
+    };
+    Some(format!("`{}` (more than {silent})", node.name))
+}
+
 fn written(found: &Findings, now: Timestamp) -> Vec<Step> {
     vec![
         step(StepName::Relation, &Found::Done, now),
@@ -109,4 +148,32 @@ pub(super) fn fallen(
         None => steps.push(failed),
     }
     Progress { state, reason: Some(reason.to_owned()), steps, now }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn node(name: &str, revision: u64, silent_for: u64) -> Node {
+        Node { name: name.into(), revision, admin_url: None, silent_for: Duration::from_secs(silent_for) }
+    }
+
+    #[test]
+    fn silent_daemons_are_named_in_words_that_do_not_change_with_every_second() {
+        let words = |nodes: &[Node]| seen_by_all(nodes, "a", 5).words().map(str::to_owned);
+        assert_eq!(words(&[node("a", 5, 0), node("b", 9, 99)]), None);
+        assert!(
+            words(&[node("b", 9, 0)]).unwrap().contains("not every daemon"),
+            "this one has not registered"
+        );
+        let lagging = words(&[node("a", 5, 0), node("b", 4, 1)]);
+        assert_eq!(lagging, words(&[node("a", 4, 0), node("b", 4, 2)]));
+        let silent = words(&[node("a", 5, 0), node("b", 4, 61), node("c", 4, 1)]);
+        assert_eq!(silent, words(&[node("a", 4, 3), node("b", 4, 599)]));
+        assert!(silent.unwrap().contains("`b` (more than a minute)"));
+        let many: Vec<_> = (0..20).map(|at| node(&format!("n{at}"), 0, 100)).collect();
+        assert!(words(&many).unwrap().contains("and 12 more"));
+    }
 }

@@ -228,7 +228,7 @@ impl Core {
             rule,
             bucket: bucket.map_or_else(after_rule, |bucket| bucket.found.clone()),
             confirmation,
-            nodes: self.seen_by_all(&world.nodes, binding.revision),
+            nodes: self.seen(&binding, &world.nodes),
         };
         let progress = decide::present(&binding, &findings, self.parts.clock.now());
         if !self.record(&binding, &progress).await? {
@@ -283,36 +283,15 @@ impl Core {
         held.is_ok()
     }
 
-    /// Whether every registered daemon, this one among them, has the revision in force.
-    ///
-    /// The words must be the same from pass to pass: words that change are news, news is a new revision, and that would have
-    /// to be seen by all again.
-    pub(super) fn seen_by_all(&self, nodes: &[Node], revision: u64) -> Found {
-        let own = &self.settings.node;
-        let mut late: Vec<String> =
-            nodes.iter().filter(|node| node.revision < revision).map(|node| late(node, own)).collect();
-        if !nodes.iter().any(|node| node.name == *own) {
-            late.push(format!("`{own}` (this daemon) has not registered yet"));
+    /// Whether every daemon has what is recorded of the binding in force; asked only where the answer decides its state.
+    fn seen(&self, binding: &Binding, nodes: &[Node]) -> Found {
+        match binding.state {
+            State::Active | State::Paused => Found::Done,
+            State::Armed => decide::seen_by_all(nodes, &self.settings.node, binding.revision),
+            // What is about to be recorded, nobody has seen yet.
+            _ => decide::seen_by_all(nodes, &self.settings.node, u64::MAX),
         }
-        if late.is_empty() {
-            return Found::Done;
-        }
-        late.sort();
-        late.truncate(8);
-        Found::Waiting(format!("waits for daemons to take it over: {}", late.join("; ")))
     }
-}
-
-fn late(node: &Node, own: &str) -> String {
-    let silent = match node.silent_for.as_secs() {
-        _ if node.name == own => return format!("`{own}` (this daemon)"),
-        0..60 => return format!("`{}`", node.name),
-        60..600 => "a minute",
-        600..3_600 => "ten minutes",
-        3_600..86_400 => "an hour",
-        _ => "a day",
-    };
-    format!("`{}`, silent for more than {silent} (forget it if it will not return)", node.name)
 }
 
 fn after_rule() -> Found {

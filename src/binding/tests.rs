@@ -315,6 +315,30 @@ async fn steps_repeated_on_an_active_binding_write_nothing() {
 }
 
 #[tokio::test]
+async fn record_of_a_failing_step_is_not_repeated_for_having_been_recorded() {
+    // This daemon is always one look behind: what a pass records it has in force only after the next.
+    for unbind in [false, true] {
+        let (site, id) = Story::Bind.begin().await;
+        let (mut reconciler, handle) = site.start();
+        site.settle(&mut reconciler, &handle).await;
+        site.world.state().platform_away = true;
+        if unbind {
+            site.relations.unbind(id, "operator", site.clock.now()).await.unwrap();
+        }
+        let mut revisions = Vec::new();
+        for _ in 0..8 {
+            let behind = site.relations.head().await.unwrap().revision;
+            site.clock.advance(Duration::from_mins(7));
+            reconciler.pass().await.unwrap();
+            site.relations.heartbeat(NODE, behind, None).await.unwrap();
+            revisions.push(site.relations.head().await.unwrap().revision);
+        }
+        revisions.dedup();
+        assert!(revisions.len() <= 2, "it is recorded again and again: {revisions:?}");
+    }
+}
+
+#[tokio::test]
 async fn damage_is_recorded_and_deliveries_held_before_anything_is_mended() {
     for story in [Story::RuleLost, Story::RuleChanged, Story::BucketRulesLost] {
         let (site, id) = story.begin().await;
@@ -391,14 +415,14 @@ async fn platform_or_storage_that_does_not_answer_degrades_nothing() {
 }
 
 #[tokio::test]
-async fn active_waits_for_every_registered_daemon_and_says_for_which() {
+async fn active_waits_for_every_registered_daemon() {
     let (site, id) = Story::Bind.begin().await;
     site.relations.heartbeat("b", 0, None).await.unwrap();
     let (mut reconciler, handle) = site.start();
     site.settle(&mut reconciler, &handle).await;
     let binding = site.binding(id).await.unwrap();
     assert_eq!(binding.state, State::Armed);
-    assert!(binding.reason.unwrap().contains("`b`"));
+    assert!(binding.reason.unwrap().contains("not every daemon"));
     site.relations.forget_node("b").await.unwrap();
     site.settle(&mut reconciler, &handle).await;
     site.assert_active(id).await;

@@ -36,8 +36,11 @@ impl Core {
         } else {
             Found::Waiting("the rule is withdrawn when no delivery runs any more".to_owned())
         };
-        let nodes = self.seen_by_all(nodes, binding.revision);
-        if [&bucket, &deliveries, &rule, &nodes].into_iter().all(Found::is_done) {
+        // While something else is open its record changes the revision, and nobody can have seen the next one.
+        let others = [&bucket, &deliveries, &rule].into_iter().all(Found::is_done);
+        let revision = if others { binding.revision } else { u64::MAX };
+        let nodes = decide::seen_by_all(nodes, &self.settings.node, revision);
+        if others && nodes.is_done() {
             // A daemon that had not seen the change may have parked more, this one too.
             deliveries = self.clear(binding.id).await;
             if deliveries.is_done() {

@@ -15,6 +15,10 @@ mod layering;
 mod pipeline;
 mod platform;
 mod relations;
+mod bucket;
+mod handshake;
+mod harness;
+mod rules_driver;
 mod servers;
 mod sources;
 mod sources_mqtt;
@@ -50,4 +54,6 @@ fn platform_tests() -> Vec<harness::suite::Test> {
             })
         })
         .collect()
+    let modules = [servers::tests(), bucket::tests(), rules_driver::tests(), handshake::tests()];
+    harness::suite::run(modules.into_iter().flatten().collect())
 }
