@@ -19,7 +19,7 @@ pub fn probes(config: &Config, running: bool) -> Vec<Box<dyn Probe>> {
     let mut probes: Vec<Box<dyn Probe>> =
         vec![Box::new(StateDir { path: state_dir, wanted: config.queue.max_bytes })];
     for (part, address) in config.listeners() {
-        probes.push(Box::new(Address { part, address, running }));
+        probes.push(Box::new(Listener { part, address, running }));
     }
     for (name, source) in &config.sources {
         if let SourceConfig::Mqtt(source) = source {
@@ -81,23 +81,22 @@ impl Probe for StateDir {
 }
 
 /// An address to listen at: free, or held by the daemon itself.
-struct Address {
+struct Listener {
     part: String,
     address: SocketAddr,
     running: bool,
 }
 
 #[async_trait]
-impl Probe for Address {
+impl Probe for Listener {
     fn part(&self) -> String {
         self.part.clone()
     }
 
     async fn look(&self) -> Vec<Finding> {
         let address = self.address;
-        let error = match TcpListener::bind(address).await {
-            Ok(_) => return vec![Finding::ok(&self.part, format!("{address} is free"))],
-            Err(error) => error,
+        let Err(error) = TcpListener::bind(address).await else {
+            return vec![Finding::ok(&self.part, format!("{address} is free"))];
         };
         let finding = match error.kind() {
             io::ErrorKind::AddrInUse if self.running => {
@@ -193,7 +192,7 @@ mod tests {
     async fn addresses_are_free_or_say_who_has_them() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
-        let at = |address, running| Address { part: "admin.listen".into(), address, running };
+        let at = |address, running| Listener { part: "admin.listen".into(), address, running };
         let (level, text) = one(at(address, false)).await;
         assert!(level == Level::Fail && text.contains("ss -ltnp"), "{text}");
         assert_eq!(one(at(address, true)).await.0, Level::Ok);
