@@ -22,6 +22,7 @@ pub mod app;
 pub mod binding;
 pub mod bucket;
 pub mod catalog;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -1,2 +1,7 @@
 //! The daemon and its command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    triggerd::cli::main()
+}

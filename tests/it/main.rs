@@ -9,15 +9,14 @@
     reason = "all of it is tests, which the lints see only where the standard runner is used"
 )]
 
+mod bucket;
 mod fixtures;
+mod handshake;
 mod harness;
 mod layering;
 mod pipeline;
 mod platform;
 mod relations;
-mod bucket;
-mod handshake;
-mod harness;
 mod rules_driver;
 mod servers;
 mod sources;
@@ -35,12 +34,16 @@ fn main() -> ExitCode {
     let tests = [
         layering::tests(),
         servers::tests(),
+        fixtures::tests(),
         platform_tests(),
         relations::tests(),
+        bucket::tests(),
+        rules_driver::tests(),
+        handshake::tests(),
         sources_webhook::tests(),
+        sources_mqtt::tests(),
         pipeline::tests(),
     ];
-    let tests = [servers::tests(), sources_webhook::tests(), sources_mqtt::tests(), fixtures::tests()];
     harness::suite::run(tests.into_iter().flatten().collect())
 }
 
@@ -54,6 +57,4 @@ fn platform_tests() -> Vec<harness::suite::Test> {
             })
         })
         .collect()
-    let modules = [servers::tests(), bucket::tests(), rules_driver::tests(), handshake::tests()];
-    harness::suite::run(modules.into_iter().flatten().collect())
 }

@@ -1,0 +1,216 @@
+//! Probes of this host, and of what can be seen from it by a plain connection.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use http::Uri;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::config::{Config, sources::SourceConfig};
+
+use super::{Finding, Probe};
+
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// The probes that need nothing but the config. `running`: whether this config's daemon is running now, and so holds
+/// the addresses.
+pub fn probes(config: &Config, running: bool) -> Vec<Box<dyn Probe>> {
+    let state_dir = config.node.state_dir.clone();
+    let mut probes: Vec<Box<dyn Probe>> =
+        vec![Box::new(StateDir { path: state_dir, wanted: config.queue.max_bytes })];
+    for (part, address) in config.listeners() {
+        probes.push(Box::new(Listener { part, address, running }));
+    }
+    for (name, source) in &config.sources {
+        if let SourceConfig::Mqtt(source) = source {
+            probes.push(Box::new(Broker {
+                part: format!("sources.{name}.broker"),
+                url: source.broker.clone(),
+            }));
+        }
+    }
+    probes
+}
+
+/// The state directory: there, writable, with room for the queue.
+struct StateDir {
+    path: PathBuf,
+    wanted: u64,
+}
+
+#[async_trait]
+impl Probe for StateDir {
+    fn part(&self) -> String {
+        "node.state_dir".into()
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        let (part, path) = (self.part(), self.path.display());
+        match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let remedy = format!(
+                    "`install -d -m 750 -o triggerd -g triggerd {path}` (the systemd unit makes it by itself)"
+                );
+                return vec![Finding::fail(part, format!("{path} does not exist"), remedy)];
+            }
+            Err(error) => {
+                return vec![Finding::fail(part, format!("{path}: {error}"), "let the daemon's user in")];
+            }
+            Ok(meta) if !meta.is_dir() => {
+                return vec![Finding::fail(part, format!("{path} is no directory"), "name a directory")];
+            }
+            Ok(_) => {}
+        }
+        let probe = self.path.join(format!(".check-{}", std::process::id()));
+        let written = fs::write(&probe, b"check").and_then(|()| fs::remove_file(&probe));
+        if let Err(error) = written {
+            let remedy =
+                format!("run check as the daemon's user (`sudo -u triggerd`), or `chown triggerd {path}`");
+            return vec![Finding::fail(part, format!("this user cannot write in {path}: {error}"), remedy)];
+        }
+        let free = rustix::fs::statvfs(&self.path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        match free {
+            Ok(free) if free < self.wanted => {
+                let what =
+                    format!("{path} has {free} bytes free, fewer than queue.max_bytes ({})", self.wanted);
+                vec![Finding::warn(part, what, "make room, or lower `max_bytes` in [queue]")]
+            }
+            _ => vec![Finding::ok(part, format!("{path} can be written"))],
+        }
+    }
+}
+
+/// An address to listen at: free, or held by the daemon itself.
+struct Listener {
+    part: String,
+    address: SocketAddr,
+    running: bool,
+}
+
+#[async_trait]
+impl Probe for Listener {
+    fn part(&self) -> String {
+        self.part.clone()
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        let address = self.address;
+        let Err(error) = TcpListener::bind(address).await else {
+            return vec![Finding::ok(&self.part, format!("{address} is free"))];
+        };
+        let finding = match error.kind() {
+            io::ErrorKind::AddrInUse if self.running => {
+                Finding::ok(&self.part, format!("{address} is in use while this triggerd runs"))
+            }
+            io::ErrorKind::AddrInUse => {
+                let remedy = format!(
+                    "see who it is (`ss -ltnp 'sport = :{}'`), or choose another port",
+                    address.port()
+                );
+                Finding::fail(&self.part, format!("{address} is in use by another process"), remedy)
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                let what = format!("this host does not have the address {}", address.ip());
+                Finding::fail(&self.part, what, "use one that `ip address` shows, or 0.0.0.0")
+            }
+            io::ErrorKind::PermissionDenied => {
+                let what = format!("this user may not listen at port {}", address.port());
+                Finding::fail(&self.part, what, "use a port from 1024, or run check as the daemon's user")
+            }
+            _ => Finding::fail(&self.part, format!("{address}: {error}"), "choose another address"),
+        };
+        vec![finding]
+    }
+}
+
+/// An MQTT broker: accepts connections. Whether it lets us in is seen when the daemon subscribes.
+struct Broker {
+    part: String,
+    url: String,
+}
+
+#[async_trait]
+impl Probe for Broker {
+    fn part(&self) -> String {
+        self.part.clone()
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        let uri = self.url.parse::<Uri>().ok();
+        let Some((uri, host)) = uri.as_ref().and_then(|uri| Some((uri, uri.host()?))) else {
+            let what = "this is no URL with a host";
+            return vec![Finding::fail(&self.part, what, "write mqtt://HOST:1883 or mqtts://HOST:8883")];
+        };
+        let host = host.trim_matches(['[', ']']);
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("mqtts") { 8_883 } else { 1_883 });
+        let remedy = format!(
+            "see whether the broker runs (`systemctl status mosquitto`) and listens at {host}:{port}"
+        );
+        vec![match tokio::time::timeout(CONNECT, TcpStream::connect((host, port))).await {
+            Ok(Ok(_)) => {
+                let what =
+                    format!("{host}:{port} accepts connections (user and topic are tried by the daemon)");
+                Finding::ok(&self.part, what)
+            }
+            Ok(Err(error)) => {
+                Finding::fail(&self.part, format!("{host}:{port} cannot be reached: {error}"), remedy)
+            }
+            Err(_) => Finding::fail(&self.part, format!("{host}:{port} does not answer"), remedy),
+        }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::{super::Level, *};
+
+    async fn one(probe: impl Probe) -> (Level, String) {
+        let findings = probe.look().await;
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        let finding = &findings[0];
+        (finding.level, format!("{} → {}", finding.what, finding.remedy.as_deref().unwrap_or("")))
+    }
+
+    #[tokio::test]
+    async fn the_state_directory_must_be_there_and_writable_with_room() {
+        let folder = TempDir::new().unwrap();
+        let at = |path: PathBuf, wanted| StateDir { path, wanted };
+        assert_eq!(one(at(folder.path().into(), 1)).await.0, Level::Ok);
+        let (level, text) = one(at(folder.path().into(), u64::MAX)).await;
+        assert!(level == Level::Warn && text.contains("max_bytes"), "{text}");
+        let (level, text) = one(at(folder.path().join("missing"), 1)).await;
+        assert!(level == Level::Fail && text.contains("install -d"), "{text}");
+        fs::write(folder.path().join("file"), "").unwrap();
+        let (level, text) = one(at(folder.path().join("file"), 1)).await;
+        assert!(level == Level::Fail && text.contains("no directory"), "{text}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "check leaves nothing behind");
+    }
+
+    #[tokio::test]
+    async fn addresses_are_free_or_say_who_has_them() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let at = |address, running| Listener { part: "admin.listen".into(), address, running };
+        let (level, text) = one(at(address, false)).await;
+        assert!(level == Level::Fail && text.contains("ss -ltnp"), "{text}");
+        assert_eq!(one(at(address, true)).await.0, Level::Ok);
+        let (level, text) = one(at("192.0.2.1:0".parse().unwrap(), false)).await;
+        assert!(level == Level::Fail && text.contains("ip address"), "{text}");
+        drop(taken);
+        assert_eq!(one(at(address, false)).await.0, Level::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_broker_is_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("mqtt://{}", listener.local_addr().unwrap());
+        let at = |url: &str| Broker { part: "sources.b.broker".into(), url: url.into() };
+        assert_eq!(one(at(&url)).await.0, Level::Ok);
+        drop(listener);
+        let (level, text) = one(at(&url)).await;
+        assert!(level == Level::Fail && text.contains("cannot be reached"), "{text}");
+        assert_eq!(one(at("nonsense")).await.0, Level::Fail);
+    }
+}

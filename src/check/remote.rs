@@ -1,0 +1,301 @@
+//! Probes of what must be spoken to: the relations, the platforms, the storages.
+//!
+//! How each is reached comes in as an argument: a driver, or a function that connects.
+
+use std::{collections::BTreeSet, fmt::Display, future::Future, pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{
+    config::storages::StorageConfig,
+    platform::{Driver, PlatformError},
+    relations::{Relations, RelationsError},
+    telemetry::Chain,
+};
+
+use super::{Finding, Probe};
+
+/// What a connecting function gives back.
+pub type Connecting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+type ConnectRelations = Box<dyn Fn() -> Connecting<Result<Arc<dyn Relations>, RelationsError>> + Send + Sync>;
+type AskStorage = Box<dyn Fn() -> Connecting<StorageAnswer> + Send + Sync>;
+
+/// The relations: reached, of a schema that this version knows.
+pub struct RelationsProbe {
+    connect: ConnectRelations,
+}
+
+impl RelationsProbe {
+    /// A probe that connects by this function. It must not migrate.
+    pub fn new(
+        connect: impl Fn() -> Connecting<Result<Arc<dyn Relations>, RelationsError>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { connect: Box::new(connect) }
+    }
+}
+
+#[async_trait]
+impl Probe for RelationsProbe {
+    fn part(&self) -> String {
+        "relations".into()
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        let part = self.part();
+        let head = match (self.connect)().await {
+            Ok(relations) => relations.head().await,
+            Err(error) => Err(error),
+        };
+        vec![match head {
+            Ok(head) => Finding::ok(part, format!("reached, at revision {}", head.revision)),
+            Err(error @ RelationsError::NotMigrated { .. }) => Finding::warn(
+                part,
+                error.to_string(),
+                "run `triggerd migrate`, or start the daemon with migrate_at_start",
+            ),
+            Err(error @ RelationsError::Unavailable(_)) => {
+                let remedy = "see that the database runs, and that host, user, password and TLS of `relations.url` are right";
+                Finding::fail(part, Chain(&error).to_string(), remedy)
+            }
+            Err(error) => {
+                Finding::fail(part, Chain(&error).to_string(), "give it a database that this version can use")
+            }
+        }]
+    }
+}
+
+/// A platform: reached, and takes our token.
+pub struct PlatformProbe {
+    name: String,
+    driver: Arc<dyn Driver>,
+}
+
+impl PlatformProbe {
+    /// The probe of the platform of this name.
+    pub fn new(name: impl Into<String>, driver: Arc<dyn Driver>) -> Self {
+        Self { name: name.into(), driver }
+    }
+}
+
+#[async_trait]
+impl Probe for PlatformProbe {
+    fn part(&self) -> String {
+        format!("platforms.{}", self.name)
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        let Err(error) = self.driver.check().await else {
+            return vec![Finding::ok(self.part(), "reached, and it takes our token")];
+        };
+        let remedy = match &error {
+            PlatformError::Unreachable { .. } => "see that the platform runs, and that its `url` is right",
+            PlatformError::Unauthorized { .. } => "write the platform's own token into `token_file`",
+            PlatformError::Unexpected { .. } => {
+                "see that `url` is the base URL of a platform of this `driver`"
+            }
+        };
+        vec![Finding::fail(self.part(), Chain(&error).to_string(), remedy)]
+    }
+}
+
+/// What a storage said when it was asked.
+#[derive(Debug)]
+pub enum StorageAnswer {
+    /// It does not answer; why.
+    Unreachable(String),
+    /// It does not know the access key, or the secret key is wrong; what it said.
+    Credentials(String),
+    /// The user may not do this; what, such as `s3:GetBucketNotification`.
+    Forbidden(String),
+    /// It answered otherwise; what it said.
+    Odd(String),
+    /// It let us in. The ARNs of its targets, where the user may see them.
+    In {
+        /// As `sqsARN` lists them.
+        targets: Option<BTreeSet<String>>,
+    },
+}
+
+/// A storage: reached, lets us in, has the targets that the config names.
+pub struct StorageProbe {
+    name: String,
+    targets: Vec<String>,
+    ask: AskStorage,
+}
+
+impl StorageProbe {
+    /// The probe of the storage of this name, asked by this function.
+    pub fn new(
+        name: impl Into<String>,
+        config: &StorageConfig,
+        ask: impl Fn() -> Connecting<StorageAnswer> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.into(), targets: config.targets.clone(), ask: Box::new(ask) }
+    }
+
+    fn fail(&self, what: impl Display, remedy: &str) -> Vec<Finding> {
+        vec![Finding::fail(self.part(), what.to_string(), remedy)]
+    }
+
+    fn targets(&self, there: Option<&BTreeSet<String>>) -> Vec<Finding> {
+        let part = format!("{}.targets", self.part());
+        let Some(there) = there else {
+            let remedy = "give its user `admin:ServerInfo` to have the targets checked";
+            return vec![Finding::warn(part, "the user may not see which targets there are", remedy)];
+        };
+        let listed: Vec<&str> = there.iter().map(String::as_str).collect();
+        let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
+        let one = |arn: &String| {
+            if there.contains(arn) {
+                return Finding::ok(&part, format!("{arn} is there"));
+            }
+            let remedy =
+                "configure the target in MinIO (MINIO_NOTIFY_…) and restart MinIO, or correct the ARN";
+            Finding::fail(&part, format!("{arn} is not there; it has {listed}"), remedy)
+        };
+        self.targets.iter().map(one).collect()
+    }
+}
+
+#[async_trait]
+impl Probe for StorageProbe {
+    fn part(&self) -> String {
+        format!("storages.{}", self.name)
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        match (self.ask)().await {
+            StorageAnswer::Unreachable(why) => self.fail(
+                format!("it does not answer: {why}"),
+                "see that MinIO runs, and that `endpoint` is right",
+            ),
+            StorageAnswer::Credentials(said) => self
+                .fail(format!("it does not let us in: {said}"), "correct `access_key` and `secret_key_file`"),
+            StorageAnswer::Forbidden(action) => self.fail(
+                format!("its user may not {action}"),
+                "give it a policy with s3:GetBucketNotification and s3:PutBucketNotification",
+            ),
+            StorageAnswer::Odd(said) => self.fail(
+                format!("it answered otherwise than S3: {said}"),
+                "see that `endpoint` is MinIO's S3 port, not its console",
+            ),
+            StorageAnswer::In { targets } => {
+                let mut findings = vec![Finding::ok(self.part(), "reached, and it lets us in")];
+                findings.extend(self.targets(targets.as_ref()));
+                findings
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+    use crate::{
+        admin::fakes::World,
+        domain::{binding::Binding, ids::BindingId, outcome::Outcome},
+        platform::{Call, Established, Inspection},
+    };
+
+    #[derive(Debug)]
+    struct Platform(Option<u16>);
+
+    #[async_trait]
+    impl Driver for Platform {
+        async fn establish(&self, _: &Binding, _: &str) -> Result<Established, PlatformError> {
+            unimplemented!("check does not ask this")
+        }
+
+        async fn inspect(&self, _: &Binding) -> Result<Inspection, PlatformError> {
+            unimplemented!("check does not ask this")
+        }
+
+        async fn withdraw(&self, _: BindingId) -> Result<(), PlatformError> {
+            unimplemented!("check does not ask this")
+        }
+
+        async fn invoke(&self, _: Call<'_>) -> Outcome {
+            unimplemented!("check does not ask this")
+        }
+
+        async fn check(&self) -> Result<(), PlatformError> {
+            match self.0 {
+                None => Ok(()),
+                Some(401) => Err(PlatformError::Unauthorized { platform: "local".into(), status: 401 }),
+                Some(status) => Err(PlatformError::Unexpected {
+                    platform: "local".into(),
+                    what: "check",
+                    status,
+                    detail: "<html>".into(),
+                }),
+            }
+        }
+    }
+
+    async fn shown(probe: impl Probe) -> Vec<String> {
+        let show = |finding: Finding| {
+            format!(
+                "{:?} {}: {} → {}",
+                finding.level,
+                finding.part,
+                finding.what,
+                finding.remedy.unwrap_or_default()
+            )
+        };
+        probe.look().await.into_iter().map(show).collect()
+    }
+
+    #[tokio::test]
+    async fn a_platform_is_asked_by_its_driver() {
+        let probe = |status| PlatformProbe::new("local", Arc::new(Platform(status)));
+        assert!(shown(probe(None)).await[0].starts_with("Ok platforms.local"));
+        assert!(shown(probe(Some(401))).await[0].contains("token_file"));
+        assert!(shown(probe(Some(404))).await[0].contains("base URL"));
+    }
+
+    #[tokio::test]
+    async fn relations_are_connected_to_and_told_apart() {
+        let there =
+            RelationsProbe::new(|| Box::pin(async { Ok(Arc::new(World::default()) as Arc<dyn Relations>) }));
+        assert_eq!(shown(there).await, ["Ok relations: reached, at revision 4 → "]);
+        let away = || {
+            Box::pin(async { Err(RelationsError::Unavailable(sqlx::Error::PoolTimedOut)) }) as Connecting<_>
+        };
+        let away = shown(RelationsProbe::new(away)).await;
+        assert!(away[0].starts_with("Fail relations: the relations database does not answer: "), "{away:?}");
+        let old = || Box::pin(async { Err(RelationsError::NotMigrated { missing: 2 }) }) as Connecting<_>;
+        assert!(shown(RelationsProbe::new(old)).await[0].contains("triggerd migrate"));
+        let new = || Box::pin(async { Err(RelationsError::Newer { version: 9 }) }) as Connecting<_>;
+        assert_eq!(RelationsProbe::new(new).look().await[0].level, Level::Fail);
+    }
+
+    #[tokio::test]
+    async fn a_storage_must_let_us_in_and_have_the_targets() {
+        let config: StorageConfig = toml::from_str(
+            "endpoint = \"http://127.0.0.1:1\"\naccess_key = \"a\"\ntargets = [\"arn:minio:sqs::A:mqtt\", \"arn:minio:sqs::B:mqtt\"]",
+        )
+        .unwrap();
+        let ask = async |answer: fn() -> StorageAnswer| {
+            shown(StorageProbe::new("main", &config, move || Box::pin(async move { answer() }))).await
+        };
+        let there =
+            ask(|| StorageAnswer::In { targets: Some(["arn:minio:sqs::A:mqtt".to_owned()].into()) }).await;
+        assert_eq!(there.len(), 3);
+        assert!(
+            there[1].starts_with("Ok storages.main.targets") && there[2].starts_with("Fail"),
+            "{there:?}"
+        );
+        assert!(there[2].contains("B:mqtt is not there; it has arn:minio:sqs::A:mqtt"), "{there:?}");
+        assert!(ask(|| StorageAnswer::In { targets: None }).await[1].contains("admin:ServerInfo"));
+        for answer in [
+            (|| StorageAnswer::Unreachable("refused".into())) as fn() -> StorageAnswer,
+            || StorageAnswer::Credentials("InvalidAccessKeyId".into()),
+            || StorageAnswer::Forbidden("s3:PutBucketNotification".into()),
+            || StorageAnswer::Odd("200 <html>".into()),
+        ] {
+            let lines = ask(answer).await;
+            assert!(lines.len() == 1 && lines[0].starts_with("Fail storages.main: "), "{lines:?}");
+        }
+    }
+}

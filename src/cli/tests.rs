@@ -1,0 +1,398 @@
+//! The commands against the real API over loopback, with what is behind it in memory.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{output::tests::Written, *};
+use crate::{
+    admin::{
+        fakes::{OPERATOR, World, listen, node, state},
+        wire::Explanation,
+    },
+    domain::{
+        binding::{State, Step, StepName, StepState},
+        clock::Timestamp,
+        ids::{BindingId, DeliveryId, EventId},
+    },
+    telemetry::RecentOutcome,
+};
+
+struct Ran {
+    ended: Result<Ended, String>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    #[track_caller]
+    fn done(&self) -> &str {
+        assert_eq!(self.ended, Ok(Ended::Done), "{}{}", self.out, self.err);
+        &self.out
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+}
+
+/// A host with a config file, and a daemon's API that the config names.
+struct Host {
+    world: Arc<World>,
+    folder: TempDir,
+}
+
+impl Host {
+    async fn new() -> Self {
+        let world = Arc::new(World::default());
+        let host = Self { world: Arc::clone(&world), folder: TempDir::new().unwrap() };
+        let state = state(&world);
+        state.recent.note(RecentOutcome {
+            at: Timestamp::from_micros(1_700_000_000_000_000),
+            event: EventId::from_bytes([1; 16]),
+            delivery: None,
+            binding: None,
+            bucket: "photos".into(),
+            key: "in/a.jpg".into(),
+            name: "s3:ObjectCreated:Put".into(),
+            outcome: "unmatched".into(),
+            took_us: 1_250,
+            detail: String::new(),
+        });
+        host.configure(listen(state).await, OPERATOR);
+        host
+    }
+
+    fn configure(&self, address: SocketAddr, token: &str) {
+        let config = format!("[admin]\nlisten = \"{address}\"\ntoken = \"{token}\"\n");
+        std::fs::write(self.folder.path().join("triggerd.toml"), config).unwrap();
+    }
+
+    async fn run(&self, args: &str) -> Ran {
+        let cli = Cli::try_parse_from(std::iter::once("triggerd").chain(args.split_whitespace())).unwrap();
+        let (out, err) = (Written::default(), Written::default());
+        let mut terminal = Terminal::new(Box::new(out.clone()), Box::new(err.clone()), cli.json);
+        let inputs = Inputs { file: self.folder.path().join("triggerd.toml"), env: BTreeMap::new() };
+        let ended = execute(cli.command, &inputs, &mut terminal).await;
+        Ran { ended: ended.map_err(|error| format!("{error:#}")), out: out.text(), err: err.text() }
+    }
+
+    /// Makes a binding and gives its id.
+    async fn bound(&self) -> BindingId {
+        let ran = self.run(&format!("{BIND} --wait 0s --json")).await;
+        ran.done();
+        ran.json()["id"].as_str().unwrap().parse().unwrap()
+    }
+
+    fn becomes(&self, state: State, reason: &str) {
+        *self.world.next_state.lock().unwrap() = Some((state, reason.into()));
+    }
+}
+
+const BIND: &str = "bind --bucket photos --event s3:ObjectCreated:* --prefix in/ --function local/thumb";
+
+#[test]
+fn the_arguments_are_a_sound_definition() {
+    Cli::command().debug_assert();
+    let help = Cli::command().render_long_help().to_string();
+    for part in ["Examples:", "triggerd bind", "Exit codes", "TRIGGERD_CONFIG", "/etc/triggerd/triggerd.toml"]
+    {
+        assert!(help.contains(part), "{part} is not in the help");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_refused_with_a_hint() {
+    let refused = |args: &str| {
+        let words = std::iter::once("triggerd").chain(args.split_whitespace());
+        Cli::try_parse_from(words).unwrap_err().to_string()
+    };
+    assert!(refused("bind --bucket b --function local/f").contains("--event"));
+    assert!(refused("bind --bucket b --event e --function thumb").contains("PLATFORM/FUNCTION"));
+    assert!(refused(&format!("{BIND} --wait soon")).contains("30s"));
+    assert!(refused(&format!("{BIND} --glob x")).contains("cannot be used with"));
+    assert!(refused(&format!("{BIND} --payload xml")).contains("s3-records"));
+    assert!(refused("bindings nonsense").contains("32 hexadecimal digits"));
+    assert!(refused("dead-letters replay").contains("required"));
+    assert!(
+        refused(&format!("dead-letters discard --all {}", DeliveryId::from_bytes([1; 16])))
+            .contains("cannot be used")
+    );
+}
+
+#[tokio::test]
+async fn bind_follows_the_handshake_until_it_is_active() {
+    let host = Host::new().await;
+    host.becomes(State::Active, "every daemon knows it");
+    let ran = host.run(BIND).await;
+    let lines: Vec<&str> = ran.done().lines().collect();
+    assert!(lines[0].ends_with("is pending"), "{}", ran.out);
+    assert!(lines[1].ends_with("is active: every daemon knows it"), "{}", ran.out);
+    let binding = host.world.bindings.lock().unwrap().values().next().unwrap().clone();
+    assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 8));
+}
+
+#[tokio::test]
+async fn bind_sends_every_setting() {
+    let host = Host::new().await;
+    let settings = "--async --payload s3-records --timeout 2s --max-event-age 1h --concurrency 3 --max-attempts 2 \
+                    --first-wait 50ms --ignore-principal etl --storage main --suffix .jpg --wait 0s --json";
+    let json = host.run(&format!("{BIND} {settings}")).await.json();
+    assert_eq!((&json["mode"], &json["payload"]), (&"async".into(), &"s3-records".into()));
+    assert_eq!((&json["timeout_ms"], &json["max_event_age_s"]), (&2_000.into(), &3_600.into()));
+    assert_eq!((&json["concurrency"], &json["suffix"]), (&3.into(), &".jpg".into()));
+    assert_eq!(
+        json["retry"],
+        serde_json::json!({"max_attempts": 2, "first_wait_ms": 50, "max_wait_ms": 300_000})
+    );
+    assert_eq!(json["ignore_principals"], serde_json::json!(["etl"]));
+}
+
+#[tokio::test]
+async fn a_rejected_binding_fails_with_its_reason() {
+    let host = Host::new().await;
+    host.becomes(State::Rejected, "the platform has no function thumb");
+    let ran = host.run(BIND).await;
+    assert_eq!(ran.ended, Ok(Ended::Failed));
+    assert!(ran.out.contains("is rejected: the platform has no function thumb"), "{}", ran.out);
+    assert!(ran.err.contains("triggerd unbind"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_binding_that_takes_too_long_is_told_apart_from_one_that_failed() {
+    let host = Host::new().await;
+    let ran = host.run(&format!("{BIND} --wait 300ms")).await;
+    assert_eq!(ran.ended, Ok(Ended::StillWaiting));
+    assert!(ran.err.contains("still pending") && ran.err.contains("triggerd bindings"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_conflict_names_the_binding_that_is_there() {
+    let host = Host::new().await;
+    let id = host.bound().await;
+    let ran = host.run(&format!("{BIND} --concurrency 3")).await;
+    let error = ran.ended.unwrap_err();
+    assert!(error.contains(&id.to_string()) && error.contains("unbind it and bind again"), "{error}");
+}
+
+#[tokio::test]
+async fn unbind_waits_until_the_binding_is_gone() {
+    let host = Host::new().await;
+    let id = host.bound().await;
+    let ran = host.run(&format!("unbind {id} --discard --wait=300ms")).await;
+    assert_eq!(ran.ended, Ok(Ended::StillWaiting));
+    assert!(host.world.calls().contains(&"clear Discard".to_owned()));
+    let world = Arc::clone(&host.world);
+    let asked_again = || world.calls().iter().filter(|call| call.starts_with("unbind")).count() > 1;
+    let gone = async {
+        // As the reconciler would, once the command has asked.
+        let asked = async {
+            while !asked_again() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), asked).await.unwrap();
+        world.bindings.lock().unwrap().clear();
+    };
+    let command = format!("unbind --wait {id}");
+    let (ran, ()) = tokio::join!(host.run(&command), gone);
+    assert!(ran.done().ends_with(&format!("binding {id} is gone\n")), "{}", ran.out);
+    let ran = host.run(&format!("unbind {id}")).await;
+    assert!(ran.ended.unwrap_err().contains("there is no binding"));
+}
+
+#[tokio::test]
+async fn bindings_are_a_table_and_one_shows_its_handshake() {
+    let host = Host::new().await;
+    let empty = host.run("bindings").await;
+    assert!(empty.done().is_empty() && empty.err.contains("triggerd help bind"));
+    let id = host.bound().await;
+    let step = Step {
+        name: StepName::Rule,
+        state: StepState::Failed,
+        at: Timestamp::from_micros(0),
+        error: Some("platform `local` cannot be reached".into()),
+    };
+    host.world.bindings.lock().unwrap().get_mut(&id).unwrap().steps.push(step);
+    let table = host.run("bindings").await;
+    let lines: Vec<&str> = table.done().lines().collect();
+    assert!(lines[0].starts_with("ID ") && lines[0].contains("FUNCTION"), "{}", table.out);
+    assert!(lines[1].starts_with(&id.to_string()) && lines[1].contains("local/thumb"), "{}", table.out);
+    let one = host.run(&format!("bindings {id}")).await;
+    assert!(one.done().contains("FAIL  rule          platform `local` cannot be reached"), "{}", one.out);
+    let json = host.run("bindings --json").await.json();
+    assert_eq!(json["bindings"][0]["id"], id.to_string());
+    assert_eq!(host.run(&format!("bindings {id} --json")).await.json()["id"], id.to_string());
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_replayed_and_discarded() {
+    let host = Host::new().await;
+    assert!(host.run("dead-letters list").await.err.contains("no dead letter"));
+    let id = host.bound().await;
+    let one = host.world.bury(id, "local", "in/a b\u{1b}.jpg");
+    let table = host.run("dead-letters list").await;
+    assert!(table.done().contains("attempts_exhausted") && !table.out.contains('\u{1b}'), "{}", table.out);
+    assert_eq!(host.run("dead-letters list --json").await.json()["dead_letters"][0]["id"], one.to_string());
+    let shown = host.run(&format!("dead-letters show {one}")).await;
+    for part in ["function_fault", "exit status 1", "1.5 ms", "record", "main/photos/in/a b"] {
+        assert!(shown.done().contains(part), "{part}: {}", shown.out);
+    }
+    let ran = host.run(&format!("dead-letters replay {one}")).await;
+    assert_eq!(ran.done(), format!("{one} replayed\n"));
+
+    for number in 0..3 {
+        host.world.bury(id, "local", &number.to_string());
+    }
+    let other = host.world.bury(BindingId::from_bytes([9; 16]), "local", "x");
+    let ran = host.run(&format!("dead-letters replay --binding {id} --json")).await;
+    assert_eq!(ran.json()["replayed"].as_array().unwrap().len(), 3);
+    let ran = host.run("dead-letters replay --all").await;
+    assert_eq!(ran.ended, Ok(Ended::Failed));
+    assert!(ran.err.contains(&other.to_string()) && ran.err.contains("0 replayed, 1 failed"), "{}", ran.err);
+    host.run("dead-letters discard --all").await.done();
+    assert!(host.world.letters.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn match_says_what_fires_and_why_not() {
+    let host = Host::new().await;
+    let explanation = |number, fires, reasons: &[&str]| Explanation {
+        binding: BindingId::from_bytes([number; 16]),
+        platform: "local".into(),
+        function: "thumb".into(),
+        state: State::Active,
+        fires,
+        reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
+    };
+    *host.world.explanations.lock().unwrap() =
+        vec![explanation(1, false, &["the key does not begin with `in/`"]), explanation(2, true, &[])];
+    let ran = host.run("match --bucket photos --key out/a.jpg").await;
+    let lines: Vec<&str> = ran.done().lines().collect();
+    assert_eq!(lines[0], "1 of 2 binding(s) of this bucket would fire");
+    assert!(lines[2].starts_with("fires"), "{}", ran.out);
+    assert!(
+        lines[3].starts_with("no") && lines[3].ends_with("the key does not begin with `in/`"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(host.run("match --bucket photos --key k --json").await.json()["fires"], 1);
+}
+
+#[tokio::test]
+async fn outcomes_and_nodes_are_tables() {
+    let host = Host::new().await;
+    let ran = host.run("outcomes").await;
+    assert!(ran.done().contains("unmatched  1.2 ms  s3:ObjectCreated:Put  photos/in/a.jpg"), "{}", ran.out);
+    assert_eq!(host.run("outcomes --json").await.json()["outcomes"][0]["key"], "in/a.jpg");
+    host.world.nodes.lock().unwrap().extend([node("here", 0), node("old", 90)]);
+    let ran = host.run("nodes").await;
+    assert!(ran.done().contains("here (this one)") && ran.out.contains("90 s ago"), "{}", ran.out);
+    host.run("nodes --forget old").await.done();
+    assert!(host.run("nodes --forget here").await.ended.unwrap_err().contains("would come back"));
+    assert_eq!(host.run("nodes --json").await.json()["nodes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn errors_say_what_to_do() {
+    let host = Host::new().await;
+    let address = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    host.configure(address, OPERATOR);
+    let error = host.run("bindings").await.ended.unwrap_err();
+    assert!(error.contains("systemctl status triggerd") && error.contains("onnect"), "{error}");
+    let config = host.folder.path().join("triggerd.toml");
+    std::fs::write(&config, "[admin]\n").unwrap();
+    assert!(host.run("bindings").await.ended.unwrap_err().contains("token_file"));
+    std::fs::remove_file(&config).unwrap();
+    assert!(host.run("bindings").await.ended.unwrap_err().contains("--config"));
+}
+
+#[tokio::test]
+async fn a_wrong_token_and_a_lost_database_are_told() {
+    let host = Host::new().await;
+    host.world.away.store(true, Ordering::Relaxed);
+    let error = host.run(BIND).await.ended.unwrap_err();
+    assert!(error.contains("events go on firing"), "{error}");
+    let address = listen(state(&host.world)).await;
+    host.configure(address, "not-the-operators-token");
+    let error = host.run("bindings").await.ended.unwrap_err();
+    assert!(error.contains("compare the token's file") && !error.contains("not-the-operators"), "{error}");
+}
+
+#[tokio::test]
+async fn completions_are_printed_for_each_shell() {
+    let host = Host::new().await;
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(host.run(&format!("completions {shell}")).await.done().contains("dead-letters"), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn run_and_migrate_refuse_a_bad_config_with_everything_that_is_wrong() {
+    let host = Host::new().await;
+    std::fs::write(
+        host.folder.path().join("triggerd.toml"),
+        "[admin]\nlisten = 3\n[nod]\n[log]\nlevle = \"x\"\n",
+    )
+    .unwrap();
+    for command in ["run", "migrate"] {
+        let error = host.run(command).await.ended.unwrap_err();
+        for part in ["admin.listen", "`nod` is no section", "log.levle", "admin.token_file"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn check_reports_config_and_host_at_once() {
+    let host = Host::new().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let config = format!(
+        "[node]\nname = \"n\"\nstate_dir = \"{}/missing\"\n[admin]\nlisten = \"{free}\"\ntoken = \"{OPERATOR}\"\n\
+         [sources.in]\ntype = \"webhook\"\nlisten = \"{}\"\nredelivers = \"yes\"\nbogus = 1\n",
+        host.folder.path().display(),
+        taken.local_addr().unwrap(),
+    );
+    std::fs::write(host.folder.path().join("triggerd.toml"), config).unwrap();
+    let ran = host.run("check").await;
+    assert_eq!(ran.ended, Ok(Ended::Failed));
+    for part in [
+        "FAIL sources.in.bogus: `bogus` is no key",
+        "FAIL sources.in.storage:",
+        "warn storages:",
+        "FAIL node.state_dir:",
+        "install -d",
+        &format!("ok   admin.listen: {free} is free"),
+        "FAIL sources.in.listen: ",
+        "in use by another process",
+    ] {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+    assert!(ran.err.contains("to mend"), "{}", ran.err);
+    let json = host.run("check --json").await.json();
+    assert_eq!(json["ok"], false);
+    assert!(json["findings"].as_array().unwrap().len() >= 7);
+}
+
+#[tokio::test]
+async fn check_of_a_running_daemon_finds_its_addresses_held() {
+    let host = Host::new().await;
+    let ran = host.run("check").await;
+    assert!(ran.out.contains("is in use while this triggerd runs"), "{}", ran.out);
+    std::fs::remove_file(host.folder.path().join("triggerd.toml")).unwrap();
+    let ran = host.run("check").await;
+    assert_eq!((ran.ended, ran.out.lines().count()), (Ok(Ended::Failed), 1), "{}", ran.out);
+}
