@@ -6,7 +6,7 @@
 //! so that nothing of it is lost unseen.
 //!
 //! The identity of an event is a hash of the storage's name and the record's bytes exactly as they were sent
-//! ([`EventId::of_record`]); they are cut out of the body, never written anew. MinIO's webhook and MQTT targets
+//! ([`crate::domain::ids::EventId::of_record`]); they are cut out of the body, never written anew. MinIO's webhook and MQTT targets
 //! send the same bytes, and its queue resends them. The listen stream builds a record of its own (raw key, at
 //! times another sequencer), so an event has another identity there: one bucket is never given to listen and to a
 //! target.
