@@ -252,11 +252,19 @@ impl Relations for World {
         Ok(nodes.len() < before)
     }
 
-    async fn history(&self, _: BindingId, _: u32) -> Result<Vec<crate::relations::HistoryEntry>, RelationsError> {
+    async fn history(
+        &self,
+        _: BindingId,
+        _: u32,
+    ) -> Result<Vec<crate::relations::HistoryEntry>, RelationsError> {
         unimplemented!("the admin API does not ask this")
     }
 
-    async fn audit(&self, _: Option<u64>, _: u32) -> Result<Vec<crate::relations::AuditEntry>, RelationsError> {
+    async fn audit(
+        &self,
+        _: Option<u64>,
+        _: u32,
+    ) -> Result<Vec<crate::relations::AuditEntry>, RelationsError> {
         unimplemented!("the admin API does not ask this")
     }
 

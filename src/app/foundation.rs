@@ -71,7 +71,12 @@ impl Foundation {
     }
 
     /// Starts the queue's writer, the mirror, and what wakes the reconciler when the bindings changed.
-    pub(super) fn spawn(&mut self, back: &mut Workers, reconciler: &binding::Handle, stop: &CancellationToken) {
+    pub(super) fn spawn(
+        &mut self,
+        back: &mut Workers,
+        reconciler: &binding::Handle,
+        stop: &CancellationToken,
+    ) {
         let Some((writer, mirror)) = self.workers.take() else { return };
         back.spawn("the queue's writer", async move {
             writer.run().await;
@@ -137,11 +142,7 @@ async fn open_queue(config: &Config, migrate: bool) -> anyhow::Result<(SqliteQue
     SqliteQueue::open(&path, &options).await.with_context(|| format!("{} cannot be opened", path.display()))
 }
 
-async fn open_local(
-    state_dir: &Path,
-    is_copy: bool,
-    migrate: bool,
-) -> anyhow::Result<Arc<SqliteRelations>> {
+async fn open_local(state_dir: &Path, is_copy: bool, migrate: bool) -> anyhow::Result<Arc<SqliteRelations>> {
     let path = state_dir.join("relations.db");
     let role = if is_copy { Role::Mirror } else { Role::Authority };
     let opened = if migrate {

@@ -27,9 +27,16 @@ const REPEATS: usize = 65_536;
 /// Sources and intake.
 pub(super) struct Front {
     pub(super) workers: Workers,
-    waiting: Option<(Vec<(String, Opened)>, Intake, Pulse)>,
+    waiting: Option<Waiting>,
     asks: Vec<Ask>,
     stop: CancellationToken,
+}
+
+/// What is made and not opened yet.
+struct Waiting {
+    sources: Vec<(String, Opened)>,
+    intake: Intake,
+    pulse: Pulse,
 }
 
 /// A source that can run.
@@ -90,7 +97,7 @@ impl Front {
         };
         Ok(Self {
             workers: Workers::default(),
-            waiting: Some((sources, intake, pulse)),
+            waiting: Some(Waiting { sources, intake, pulse }),
             asks,
             stop: CancellationToken::new(),
         })
@@ -103,7 +110,7 @@ impl Front {
 
     /// Opens the sources.
     pub(super) fn open(&mut self) {
-        let Some((sources, intake, pulse)) = self.waiting.take() else { return };
+        let Some(Waiting { sources, intake, pulse }) = self.waiting.take() else { return };
         let (inbox, messages) = mpsc::channel::<Message>(INBOX);
         self.workers.spawn("intake", async move {
             intake.run(messages, || pulse.beat()).await;
@@ -132,7 +139,9 @@ fn ask_mqtt(name: &str, source: &MqttSource) -> Ask {
     Box::new(move || {
         let state = state.borrow();
         let detail = match &state.last_error {
-            _ if state.taken_over => "another client with our client id takes the session over; end one of the two".into(),
+            _ if state.taken_over => {
+                "another client with our client id takes the session over; end one of the two".into()
+            }
             _ if state.subscribed => "connected and subscribed".into(),
             Some(error) => error.clone(),
             None => "connecting".into(),

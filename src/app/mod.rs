@@ -12,6 +12,7 @@ mod foundation;
 mod front;
 mod health;
 mod ports;
+mod probes;
 
 use std::{
     collections::HashMap,
@@ -27,6 +28,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use sd_notify::NotifyState;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
+
+pub use probes::probes;
 
 use self::{
     foundation::Foundation,
@@ -72,7 +75,8 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
 }
 
 fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    let seconds = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+    let seconds =
+        [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
     let handle = PrometheusBuilder::new()
         .set_buckets(&seconds)
         .context("buckets")?
@@ -107,13 +111,18 @@ impl Daemon {
         let (mut back, back_stop) = (Workers::default(), CancellationToken::new());
         let recent = Arc::new(Recent::new(RECENT));
         let catalog = CatalogPort(Arc::clone(&foundation.catalog));
-        let base_url =
-            config.callbacks.as_ref().map_or_else(|| config.admin.local_url(), |callbacks| callbacks.public_url.clone());
+        let base_url = config
+            .callbacks
+            .as_ref()
+            .map_or_else(|| config.admin.local_url(), |callbacks| callbacks.public_url.clone());
         let drivers = foundation::drivers(&config)?;
         let (dispatcher, suspected) = Dispatcher::new(dispatch::Parts {
             queue: foundation.queue.clone(),
             bindings: Arc::new(catalog.clone()),
-            drivers: drivers.iter().map(|(name, driver)| (name.as_str().into(), Arc::clone(driver))).collect(),
+            drivers: drivers
+                .iter()
+                .map(|(name, driver)| (name.as_str().into(), Arc::clone(driver)))
+                .collect(),
             callbacks: Some(Callbacks::new(&base_url)),
             recent: Arc::clone(&recent),
             clock: Arc::clone(&foundation.clock),
@@ -128,10 +137,7 @@ impl Daemon {
                 clock: Arc::clone(&foundation.clock),
                 entropy: Arc::clone(&foundation.entropy),
             },
-            binding::Settings {
-                callback_url: Some(base_url),
-                ..binding::Settings::new(&config.node.name)
-            },
+            binding::Settings { callback_url: Some(base_url), ..binding::Settings::new(&config.node.name) },
         );
         spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone());
 
@@ -146,7 +152,8 @@ impl Daemon {
         });
         foundation.spawn(&mut back, &handle, &back_stop);
 
-        let mut front = Front::build(&config, &foundation, &dispatcher, Arc::clone(&recent), pulses[1].clone()).await?;
+        let mut front =
+            Front::build(&config, &foundation, &dispatcher, Arc::clone(&recent), pulses[1].clone()).await?;
         let open = Arc::new(AtomicBool::new(false));
         let health = Arc::new(health::Parts {
             open: Arc::clone(&open),
@@ -154,30 +161,7 @@ impl Daemon {
             ready: OnceLock::from(front.asks()),
             metrics,
         });
-        let state = Arc::new(AdminState {
-            node: config.node.name.clone(),
-            access: access(&config),
-            names: Names {
-                storages: config.storages.keys().cloned().collect(),
-                platforms: config.platforms.keys().cloned().collect(),
-            },
-            open_metrics: config.admin.open_metrics,
-            relations: Arc::clone(&foundation.authority),
-            queue: foundation.queue.clone(),
-            deliveries: Arc::new(dispatcher.clone()),
-            reconciler: Arc::new(ReconcilerPort(handle)),
-            catalog: Arc::new(catalog),
-            health,
-            callbacks: Arc::new(ResultsPort {
-                catalog: Arc::clone(&foundation.catalog),
-                recent: Arc::clone(&recent),
-                clock: Arc::clone(&foundation.clock),
-                seen: std::sync::Mutex::default(),
-            }),
-            recent,
-            clock: Arc::clone(&foundation.clock),
-            entropy: Arc::clone(&foundation.entropy),
-        });
+        let state = admin_state(&config, &foundation, &dispatcher, handle, (health, recent));
         serve_admin(&mut back, &config, state, &back_stop).await?;
         let watched = stop.clone();
         back.spawn("the watchdog", feed_watchdog(pulses, watched));
@@ -311,7 +295,9 @@ fn spawn_probe(
         loop {
             match queue.delivered(DeliveryId::from_bytes([0; 16])).await {
                 Ok(_) => (),
-                Err(crate::queue::QueueError::Closed) if !stop.is_cancelled() => bail!("the queue's writer ended"),
+                Err(crate::queue::QueueError::Closed) if !stop.is_cancelled() => {
+                    bail!("the queue's writer ended")
+                }
                 Err(error) => tracing::error!(error = %Chain(&error), "the queue cannot write"),
             }
             // An answer is progress, whatever it says: a restart mends no disk.
@@ -324,9 +310,44 @@ fn spawn_probe(
     });
 }
 
+/// What the admin API works with.
+fn admin_state(
+    config: &Config,
+    foundation: &Foundation,
+    dispatcher: &Dispatcher,
+    handle: binding::Handle,
+    (health, recent): (Arc<health::Parts>, Arc<Recent>),
+) -> Arc<AdminState> {
+    Arc::new(AdminState {
+        node: config.node.name.clone(),
+        access: access(config),
+        names: Names {
+            storages: config.storages.keys().cloned().collect(),
+            platforms: config.platforms.keys().cloned().collect(),
+        },
+        open_metrics: config.admin.open_metrics,
+        relations: Arc::clone(&foundation.authority),
+        queue: foundation.queue.clone(),
+        deliveries: Arc::new(dispatcher.clone()),
+        reconciler: Arc::new(ReconcilerPort(handle)),
+        catalog: Arc::new(CatalogPort(Arc::clone(&foundation.catalog))),
+        health,
+        callbacks: Arc::new(ResultsPort {
+            catalog: Arc::clone(&foundation.catalog),
+            recent: Arc::clone(&recent),
+            clock: Arc::clone(&foundation.clock),
+            seen: std::sync::Mutex::default(),
+        }),
+        recent,
+        clock: Arc::clone(&foundation.clock),
+        entropy: Arc::clone(&foundation.entropy),
+    })
+}
+
 fn access(config: &Config) -> Access {
     let platforms = config.platforms.iter();
-    let platforms = platforms.filter_map(|(name, platform)| Some((name.as_str(), platform.api_token.as_ref()?)));
+    let platforms =
+        platforms.filter_map(|(name, platform)| Some((name.as_str(), platform.api_token.as_ref()?)));
     Access::new(config.admin.token.as_ref(), platforms)
 }
 
@@ -340,9 +361,9 @@ async fn serve_admin(
     let callbacks = config.callbacks.as_ref().map(|callbacks| (callbacks.listen, Door::Callbacks));
     let doors = [(config.admin.listen, Door::admin(config.admin.listen))].into_iter().chain(callbacks);
     for (address, door) in doors {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen at {address}: is another triggerd running, or the port taken?"))?;
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen at {address}: is another triggerd running, or the port taken?")
+        })?;
         let (router, stop) = (admin::router(Arc::clone(&state), door), stop.clone());
         back.spawn(format!("the listener at {address}"), async move {
             Ok(admin::serve(listener, router, stop).await?)

@@ -220,12 +220,12 @@ impl Deliveries for FakeDispatch {
     }
 
     async fn hold(&self, binding: BindingId, held: bool) -> Result<u64, QueueError> {
-        let hold = |state: &mut State| {
+        let change = |state: &mut State| {
             let parked = state.parked.entry(binding).or_default();
             parked.1 = held;
             parked.0
         };
-        Ok(self.0.effect("hold", hold).await)
+        Ok(self.0.effect("hold", change).await)
     }
 
     async fn clear(&self, binding: BindingId, _: Disposal) -> Result<u64, QueueError> {

@@ -316,7 +316,7 @@ async fn without_a_queue_success_is_safe_and_failure_stays_with_the_source() {
 
 #[tokio::test]
 async fn a_hard_stop_parks_what_it_interrupts_and_charges_nothing() {
-    let bench = Bench::new([Act::After(Duration::from_secs(3_600), Class::Ok)], 4).await;
+    let bench = Bench::new([Act::After(Duration::from_hours(1), Class::Ok)], 4).await;
     let (id, safe) = bench.submit(redelivers(3_600_000));
     bench.until("called", async || bench.calls() == 1).await;
     bench.dispatcher.stop_soft();

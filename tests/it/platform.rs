@@ -1,10 +1,6 @@
 //! The reference platform from outside: real HTTP against a real process of the binary.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "platform_answers.rs"]
 mod answers;

@@ -30,11 +30,7 @@ pub(crate) async fn the_same_rule_again_is_success_and_other_contents_are_a_conf
     let mut same = wanted.clone();
     same["events"] = json!(["s3:ObjectRemoved:*", "s3:ObjectCreated:Put"]);
     same["confirm_url"] = json!("http://127.0.0.1:9/elsewhere");
-    assert_eq!(
-        platform.put("r1", &same).await.status(),
-        200,
-        "order and confirm_url are no contents"
-    );
+    assert_eq!(platform.put("r1", &same).await.status(), 200, "order and confirm_url are no contents");
 
     for (field, value) in [
         ("storage", json!("other")),
@@ -50,11 +46,7 @@ pub(crate) async fn the_same_rule_again_is_success_and_other_contents_are_a_conf
         other[field] = value;
         problem(platform.put("r1", &other).await, 409, "conflict").await;
     }
-    assert_eq!(
-        platform.put("r1", &wanted).await.status(),
-        200,
-        "a conflict changes nothing"
-    );
+    assert_eq!(platform.put("r1", &wanted).await.status(), 200, "a conflict changes nothing");
 }
 
 pub(crate) async fn an_unknown_field_is_named() {
@@ -72,8 +64,7 @@ pub(crate) async fn an_unknown_field_is_named() {
         let mut wanted = rule("echo");
         wanted[field] = value;
         let detail = problem(platform.put("r1", &wanted).await, 400, "bad-request").await;
-        let named =
-            detail.contains(&format!("`{field}`")) || (field == "mode" && detail.contains("later"));
+        let named = detail.contains(&format!("`{field}`")) || (field == "mode" && detail.contains("later"));
         assert!(named, "{field}: {detail}");
     }
     let mut wanted = rule("echo");
@@ -87,48 +78,19 @@ pub(crate) async fn an_unknown_field_is_named() {
 pub(crate) async fn rule_and_digest_survive_kill_9() {
     let platform = Platform::start(FUNCTIONS);
     for number in 0..20 {
-        assert_eq!(
-            platform
-                .put(&format!("r{number}"), &rule("echo"))
-                .await
-                .status(),
-            201
-        );
+        assert_eq!(platform.put(&format!("r{number}"), &rule("echo")).await.status(), 201);
     }
-    assert_eq!(
-        platform
-            .call(Method::DELETE, "/rules/r7", None)
-            .await
-            .status(),
-        204
-    );
-    let before: Value = platform
-        .call(Method::GET, "/rules", None)
-        .await
-        .json()
-        .await
-        .unwrap();
+    assert_eq!(platform.call(Method::DELETE, "/rules/r7", None).await.status(), 204);
+    let before: Value = platform.call(Method::GET, "/rules", None).await.json().await.unwrap();
     let platform = platform.crash_and_restart();
-    let after: Value = platform
-        .call(Method::GET, "/rules", None)
-        .await
-        .json()
-        .await
-        .unwrap();
+    let after: Value = platform.call(Method::GET, "/rules", None).await.json().await.unwrap();
     assert_eq!(before, after);
     assert_eq!(after["rules"].as_array().unwrap().len(), 19);
     let shown = &after["rules"][0];
     assert!(shown.get("secret").is_none());
     let expected = "sha256:2dd745ff991276aed56826de4e41d9d81b006c671a1491c08e9fc74e9362d95a";
-    assert_eq!(
-        shown["secret_digest"], expected,
-        "sha256 over the secret's text"
-    );
-    assert_eq!(
-        Call::new("r3", "echo").send(&platform).await.status(),
-        200,
-        "the secret is the same too"
-    );
+    assert_eq!(shown["secret_digest"], expected, "sha256 over the secret's text");
+    assert_eq!(Call::new("r3", "echo").send(&platform).await.status(), 200, "the secret is the same too");
 
     let rules = Command::new(PROGRAM)
         .arg("rules")
@@ -154,34 +116,18 @@ pub(crate) async fn signatures_agree_with_an_independent_library() {
         ("v1,".to_owned(), 401),
         (String::new(), 401),
     ] {
-        let answer = call
-            .clone()
-            .header("webhook-signature", &signatures)
-            .send(&platform)
-            .await;
+        let answer = call.clone().header("webhook-signature", &signatures).send(&platform).await;
         assert_eq!(answer.status(), status, "{signatures}");
     }
-    let moved = call
-        .clone()
-        .header("webhook-timestamp", &(now() + 1).to_string());
+    let moved = call.clone().header("webhook-timestamp", &(now() + 1).to_string());
     problem(moved.send(&platform).await, 401, "bad-signature").await;
-    let renamed = call
-        .clone()
-        .header("webhook-id", "other")
-        .header("trigger-delivery-id", "other");
+    let renamed = call.clone().header("webhook-id", "other").header("trigger-delivery-id", "other");
     problem(renamed.send(&platform).await, 401, "bad-signature").await;
     let apart = call.clone().header("trigger-delivery-id", "other");
     problem(apart.send(&platform).await, 400, "bad-request").await;
     for odd in ["-1", "+5", "1e9", "99999999999999999999999", ""] {
-        problem(
-            call.clone()
-                .header("webhook-timestamp", odd)
-                .send(&platform)
-                .await,
-            400,
-            "bad-request",
-        )
-        .await;
+        problem(call.clone().header("webhook-timestamp", odd).send(&platform).await, 400, "bad-request")
+            .await;
     }
 }
 
@@ -196,61 +142,16 @@ pub(crate) async fn each_part_of_the_rule_is_checked_against_the_signed_body() {
     for (id, name, bucket, key, refused) in [
         ("r1", "s3:ObjectCreated:Put", "photos", "in%2Fa.jpg", None),
         ("r1", "ObjectCreated:Put", "photos", "in/a.jpg", None),
-        (
-            "r1",
-            "s3:ObjectCreatedX:Put",
-            "photos",
-            "in%2Fa.jpg",
-            Some("event name"),
-        ),
-        (
-            "r1",
-            "s3:ObjectRemoved:Delete",
-            "photos",
-            "in%2Fa.jpg",
-            Some("event name"),
-        ),
-        (
-            "r1",
-            "s3:ObjectCreated:Put",
-            "other",
-            "in%2Fa.jpg",
-            Some("bucket"),
-        ),
-        (
-            "r1",
-            "s3:ObjectCreated:Put",
-            "photos",
-            "out%2Fa.jpg",
-            Some("prefix"),
-        ),
-        (
-            "r1",
-            "s3:ObjectCreated:Put",
-            "photos",
-            "in%2Fa.png",
-            Some("suffix"),
-        ),
+        ("r1", "s3:ObjectCreatedX:Put", "photos", "in%2Fa.jpg", Some("event name")),
+        ("r1", "s3:ObjectRemoved:Delete", "photos", "in%2Fa.jpg", Some("event name")),
+        ("r1", "s3:ObjectCreated:Put", "other", "in%2Fa.jpg", Some("bucket")),
+        ("r1", "s3:ObjectCreated:Put", "photos", "out%2Fa.jpg", Some("prefix")),
+        ("r1", "s3:ObjectCreated:Put", "photos", "in%2Fa.png", Some("suffix")),
         ("r2", "s3:ObjectCreated:Put", "photos", "in%2Fa.jpg", None),
-        (
-            "r2",
-            "s3:ObjectCreated:Put",
-            "photos",
-            "in%2Fx%2Fy%2F%E5%9B%BE.jpg",
-            None,
-        ),
-        (
-            "r2",
-            "s3:ObjectCreated:Put",
-            "photos",
-            "inx%2Fa.jpg",
-            Some("glob"),
-        ),
+        ("r2", "s3:ObjectCreated:Put", "photos", "in%2Fx%2Fy%2F%E5%9B%BE.jpg", None),
+        ("r2", "s3:ObjectCreated:Put", "photos", "inx%2Fa.jpg", Some("glob")),
     ] {
-        let answer = Call::new(id, "echo")
-            .records(&record(name, bucket, key))
-            .send(&platform)
-            .await;
+        let answer = Call::new(id, "echo").records(&record(name, bucket, key)).send(&platform).await;
         match refused {
             None => assert_eq!(answer.status(), 200, "{key}"),
             Some(part) => {
@@ -266,7 +167,8 @@ pub(crate) async fn a_function_sees_its_event_in_all_three_payloads() {
     platform.put("r1", &rule("show")).await;
     let record = record("s3:ObjectCreated:Put", "photos", "in%2Fa+b%0A.jpg");
     let call = Call::new("r1", "show").header("trigger-attempt", "7");
-    let structured = json!({ "specversion": "1.0", "id": "e1", "source": "minio:s3", "type": "put", "data": record });
+    let structured =
+        json!({ "specversion": "1.0", "id": "e1", "source": "minio:s3", "type": "put", "data": record });
     let binary = call
         .clone()
         .body(record.to_string())
@@ -277,27 +179,19 @@ pub(crate) async fn a_function_sees_its_event_in_all_three_payloads() {
         (call.clone().records(&record), ""),
         (binary, "CE_ID=e1\nCE_SPECVERSION=1.0\nCE_SUBJECT=in/a b\n"),
         (
-            call.clone().body(structured.to_string()).header(
-                "content-type",
-                "application/cloudevents+json; charset=utf-8",
-            ),
+            call.clone()
+                .body(structured.to_string())
+                .header("content-type", "application/cloudevents+json; charset=utf-8"),
             "CE_ID=e1\nCE_SOURCE=minio:s3\nCE_SPECVERSION=1.0\nCE_TYPE=put\n",
         ),
     ];
     for (call, attributes) in cases {
         let answer = call.send(&platform).await;
         assert_eq!(answer.status(), 200);
-        assert_eq!(
-            answer.headers()["content-type"],
-            "text/plain; charset=utf-8"
-        );
+        assert_eq!(answer.headers()["content-type"], "text/plain; charset=utf-8");
         let shown = answer.text().await.unwrap();
         let (env, body) = shown.split_at(shown.find('{').unwrap());
-        assert_eq!(
-            body.as_bytes(),
-            call.body,
-            "standard input is the body as it came"
-        );
+        assert_eq!(body.as_bytes(), call.body, "standard input is the body as it came");
         let expected = format!(
             "{attributes}TRIGGER_ATTEMPT=7\nTRIGGER_BUCKET=photos\nTRIGGER_DELIVERY_ID=0b54a1cf\n\
              TRIGGER_EVENT_NAME=s3:ObjectCreated:Put\nTRIGGER_KEY=in/a b\nTRIGGER_RULE_ID=r1\n"
@@ -317,25 +211,17 @@ pub(crate) async fn another_media_type_or_two_records_are_refused() {
         call.clone().body("not json"),
         call.clone().body(""),
         call.clone().body("[]"),
-        call.clone()
-            .body(json!({ "Records": [good, good] }).to_string()),
+        call.clone().body(json!({ "Records": [good, good] }).to_string()),
         call.clone().body(json!({ "Records": [] }).to_string()),
         call.clone().body("[".repeat(60_000)),
-        call.clone()
-            .header("content-type", "application/cloudevents+json")
-            .body("{\"data\":5}"),
-        call.clone()
-            .header("content-type", "application/cloudevents-batch+json"),
-        call.clone()
-            .records(&record("s3:ObjectCreated:Put", "photos", "in%2F%ff.jpg")),
-        call.clone()
-            .records(&record("s3:ObjectCreated:Put", "photos", "in%2F%00.jpg")),
-        call.clone()
-            .records(&record("s3:ObjectCreated:Put", "photos", &"x".repeat(1025))),
+        call.clone().header("content-type", "application/cloudevents+json").body("{\"data\":5}"),
+        call.clone().header("content-type", "application/cloudevents-batch+json"),
+        call.clone().records(&record("s3:ObjectCreated:Put", "photos", "in%2F%ff.jpg")),
+        call.clone().records(&record("s3:ObjectCreated:Put", "photos", "in%2F%00.jpg")),
+        call.clone().records(&record("s3:ObjectCreated:Put", "photos", &"x".repeat(1025))),
         call.clone().header("trigger-attempt", "0"),
         call.clone().delivery("a.b"),
-        call.clone()
-            .header("trigger-callback-url", "file:///etc/passwd"),
+        call.clone().header("trigger-callback-url", "file:///etc/passwd"),
     ] {
         problem(call.send(&platform).await, 400, "bad-request").await;
     }

@@ -1,8 +1,6 @@
 //! Asynchronous invocations, confirmations by callback, and the end of the process.
 
-use super::support::{
-    Call, Platform, Receiver, SECRET, command, eventually, lines, problem, record, rule,
-};
+use super::support::{Call, Platform, Receiver, SECRET, command, eventually, lines, problem, record, rule};
 use reqwest::Method;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
@@ -28,18 +26,11 @@ backlog = 5
 fn jobs(platform: &Platform) -> usize {
     let files = fs::read_dir(platform.file("state/jobs")).unwrap();
     let names = files.map(|file| file.unwrap().path());
-    names
-        .filter(|path| path.extension().is_some_and(|kind| kind == "json"))
-        .count()
+    names.filter(|path| path.extension().is_some_and(|kind| kind == "json")).count()
 }
 
 async fn state_of(platform: &Platform, id: &str) -> Value {
-    let shown: Value = platform
-        .call(Method::GET, &format!("/rules/{id}"), None)
-        .await
-        .json()
-        .await
-        .unwrap();
+    let shown: Value = platform.call(Method::GET, &format!("/rules/{id}"), None).await.json().await.unwrap();
     shown["state"].clone()
 }
 
@@ -49,8 +40,7 @@ pub(crate) async fn result_comes_by_a_signed_callback_that_is_tried_again() {
     for function in ["echo", "bytes", "fail", "slow"] {
         platform.put(function, &rule(function)).await;
     }
-    let body = json!({ "Records": [record("s3:ObjectCreated:Put", "photos", "in%2Fa+b.jpg")] })
-        .to_string();
+    let body = json!({ "Records": [record("s3:ObjectCreated:Put", "photos", "in%2Fa+b.jpg")] }).to_string();
     for (function, field, expected) in [
         ("echo", "result", body.as_str()),
         ("bytes", "result_base64", "//4="),
@@ -58,13 +48,10 @@ pub(crate) async fn result_comes_by_a_signed_callback_that_is_tried_again() {
         ("slow", "error", "timeout: "),
     ] {
         let before = triggerd.received().len();
-        let call = Call::new(function, function)
-            .delivery(&format!("d-{function}"))
-            .header("trigger-attempt", "4");
-        let answer = call
-            .asynchronous(&triggerd.url(&format!("/v1/callbacks/{function}")))
-            .send(&platform)
-            .await;
+        let call =
+            Call::new(function, function).delivery(&format!("d-{function}")).header("trigger-attempt", "4");
+        let answer =
+            call.asynchronous(&triggerd.url(&format!("/v1/callbacks/{function}"))).send(&platform).await;
         assert_eq!(answer.status(), 202);
         assert_eq!(answer.headers()["preference-applied"], "respond-async");
         let tries = if function == "echo" { 3 } else { 1 };
@@ -74,30 +61,16 @@ pub(crate) async fn result_comes_by_a_signed_callback_that_is_tried_again() {
             assert_eq!(headers["webhook-id"], format!("d-{function}"));
             Webhook::new(SECRET).unwrap().verify(body, headers).unwrap();
             let report: Value = serde_json::from_slice(body).unwrap();
-            let status = if field == "error" {
-                "failed"
-            } else {
-                "succeeded"
-            };
+            let status = if field == "error" { "failed" } else { "succeeded" };
             assert_eq!(report["status"], status);
             assert_eq!(report["attempt"], 4);
-            assert_eq!(
-                (&report["rule"], &report["function"]),
-                (&json!(function), &json!(function))
-            );
+            assert_eq!((&report["rule"], &report["function"]), (&json!(function), &json!(function)));
             assert_eq!(report["delivery"], format!("d-{function}"));
             assert!(report["duration_ms"].is_u64());
-            assert!(
-                report[field].as_str().unwrap().starts_with(expected),
-                "{report}"
-            );
+            assert!(report[field].as_str().unwrap().starts_with(expected), "{report}");
         }
         eventually("the job is done", async || jobs(&platform) == 0).await;
-        assert_eq!(
-            triggerd.received().len(),
-            before + tries,
-            "a callback that was taken is not repeated"
-        );
+        assert_eq!(triggerd.received().len(), before + tries, "a callback that was taken is not repeated");
     }
 }
 
@@ -107,14 +80,10 @@ pub(crate) async fn accepted_invocations_survive_kill_9() {
     platform.put("r1", &rule("gate")).await;
     let deliveries: BTreeSet<String> = (0..5).map(|number| format!("d{number}")).collect();
     for delivery in &deliveries {
-        let call = Call::new("r1", "gate")
-            .delivery(delivery)
-            .asynchronous(&triggerd.url("/v1/callbacks/t"));
+        let call = Call::new("r1", "gate").delivery(delivery).asynchronous(&triggerd.url("/v1/callbacks/t"));
         assert_eq!(call.send(&platform).await.status(), 202);
     }
-    let full = Call::new("r1", "gate")
-        .delivery("d5")
-        .asynchronous(&triggerd.url("/v1/callbacks/t"));
+    let full = Call::new("r1", "gate").delivery("d5").asynchronous(&triggerd.url("/v1/callbacks/t"));
     problem(full.send(&platform).await, 429, "concurrency-limit").await;
     eventually("one runs", async || platform.file("running").exists()).await;
 
@@ -143,16 +112,9 @@ pub(crate) async fn a_report_that_was_not_taken_is_sent_after_a_restart() {
     assert_eq!(jobs(&platform), 1);
     triggerd.relent();
     eventually("the report is taken", async || jobs(&platform) == 0).await;
-    assert_eq!(
-        lines(&platform.file("ran")).len(),
-        1,
-        "the function is not run again for its report"
-    );
+    assert_eq!(lines(&platform.file("ran")).len(), 1, "the function is not run again for its report");
     let received = triggerd.received();
-    assert!(
-        received.iter().all(|(_, _, body)| body == &received[0].2),
-        "every try says the same"
-    );
+    assert!(received.iter().all(|(_, _, body)| body == &received[0].2), "every try says the same");
 }
 
 pub(crate) async fn callback_mode_confirms_a_rule_by_a_signed_call() {
@@ -161,15 +123,8 @@ pub(crate) async fn callback_mode_confirms_a_rule_by_a_signed_call() {
     let mut wanted = rule("echo");
     wanted["confirm_url"] = triggerd.url("/v1/bindings/b1/confirm").into();
     assert_eq!(platform.put("r1", &wanted).await.status(), 202);
-    assert_eq!(
-        Call::new("r1", "echo").send(&platform).await.status(),
-        200,
-        "a pending rule is a rule"
-    );
-    eventually("the rule is confirmed", async || {
-        state_of(&platform, "r1").await == "confirmed"
-    })
-    .await;
+    assert_eq!(Call::new("r1", "echo").send(&platform).await.status(), 200, "a pending rule is a rule");
+    eventually("the rule is confirmed", async || state_of(&platform, "r1").await == "confirmed").await;
     let received = triggerd.received();
     assert_eq!(received.len(), 2);
     for (path, headers, body) in &received {
@@ -196,42 +151,28 @@ pub(crate) async fn a_pending_rule_is_confirmed_after_kill_9() {
     let platform = platform.crash_and_restart();
     assert_eq!(state_of(&platform, "r1").await, "pending");
     triggerd.relent();
-    eventually("the rule is confirmed", async || {
-        state_of(&platform, "r1").await == "confirmed"
-    })
-    .await;
+    eventually("the rule is confirmed", async || state_of(&platform, "r1").await == "confirmed").await;
 }
 
 pub(crate) async fn sigterm_lets_the_running_function_end() {
     let mut platform = Platform::start(FUNCTIONS);
     platform.put("r1", &rule("gate")).await;
-    let (call, waiting) = (
-        Call::new("r1", "gate").delivery("running"),
-        Call::new("r1", "gate").delivery("waiting"),
-    );
+    let (call, waiting) =
+        (Call::new("r1", "gate").delivery("running"), Call::new("r1", "gate").delivery("waiting"));
     let waiting = waiting.header("prefer", "respond-async");
     let (answer, ()) = tokio::join!(call.send(&platform), async {
-        eventually("the function runs", async || {
-            platform.file("running").exists()
-        })
-        .await;
+        eventually("the function runs", async || platform.file("running").exists()).await;
         assert_eq!(waiting.send(&platform).await.status(), 202);
         platform.sigterm();
         eventually("no connection is taken", async || {
-            tokio::net::TcpStream::connect(&platform.address)
-                .await
-                .is_err()
+            tokio::net::TcpStream::connect(&platform.address).await.is_err()
         })
         .await;
         fs::write(platform.file("go"), "").unwrap();
     });
     assert_eq!(answer.status(), 200);
     assert!(platform.ended().await, "log: {}", platform.log());
-    assert_eq!(
-        lines(&platform.file("ran")),
-        ["running"],
-        "the waiting job was not begun"
-    );
+    assert_eq!(lines(&platform.file("ran")), ["running"], "the waiting job was not begun");
     assert_eq!(jobs(&platform), 1);
     let platform = Platform::start_in(platform.folder.clone());
     eventually("the waiting job is done", async || jobs(&platform) == 0).await;
@@ -249,9 +190,7 @@ pub(crate) async fn a_second_signal_cuts_off_what_runs() {
     let mut platform = Platform::start(FUNCTIONS);
     platform.put("r1", &rule("slow")).await;
     let platform_config = platform.file("platform.toml");
-    let longer = fs::read_to_string(&platform_config)
-        .unwrap()
-        .replace("200ms", "10m");
+    let longer = fs::read_to_string(&platform_config).unwrap().replace("200ms", "10m");
     fs::write(&platform_config, longer).unwrap();
     platform = platform.crash_and_restart();
     let call = Call::new("r1", "slow").header("prefer", "respond-async");
@@ -262,31 +201,21 @@ pub(crate) async fn a_second_signal_cuts_off_what_runs() {
     let function = child().await.unwrap();
     platform.sigterm();
     eventually("no connection is taken", async || {
-        tokio::net::TcpStream::connect(&platform.address)
-            .await
-            .is_err()
+        tokio::net::TcpStream::connect(&platform.address).await.is_err()
     })
     .await;
     platform.sigterm();
     assert!(platform.ended().await);
-    eventually("the function is gone", async || {
-        !fs::exists(format!("/proc/{function}")).unwrap()
-    })
-    .await;
+    eventually("the function is gone", async || !fs::exists(format!("/proc/{function}")).unwrap()).await;
     assert_eq!(jobs(&platform), 1, "it is run again at the next start");
 }
 
 /// The processes that this one started.
 fn children(pid: &str) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let lists =
-        tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok());
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok());
     let lists: Vec<String> = lists.collect();
-    lists
-        .iter()
-        .flat_map(|list| list.split_whitespace())
-        .map(str::to_owned)
-        .collect()
+    lists.iter().flat_map(|list| list.split_whitespace()).map(str::to_owned).collect()
 }
 
 pub(crate) async fn the_same_attempt_accepted_again_is_one_job() {
@@ -327,14 +256,7 @@ pub(crate) async fn a_rule_put_again_is_confirmed_at_its_new_address() {
     assert_eq!(platform.put("r1", &wanted).await.status(), 202);
     deaf.received_at_least(1).await;
     wanted["confirm_url"] = triggerd.url("/confirm").into();
-    assert_eq!(
-        platform.put("r1", &wanted).await.status(),
-        202,
-        "still pending"
-    );
-    eventually("the rule is confirmed", async || {
-        state_of(&platform, "r1").await == "confirmed"
-    })
-    .await;
+    assert_eq!(platform.put("r1", &wanted).await.status(), 202, "still pending");
+    eventually("the rule is confirmed", async || state_of(&platform, "r1").await == "confirmed").await;
     assert_eq!(triggerd.received().len(), 1);
 }

@@ -73,54 +73,26 @@ pub(crate) async fn path_traversal_reaches_no_file() {
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await.unwrap();
         let status = answer.split(' ').nth(1).unwrap().to_owned();
-        assert!(
-            ["400", "404", "405"].contains(&status.as_str()),
-            "{request}: {answer}"
-        );
-        assert!(
-            answer.contains("content-type: application/problem+json"),
-            "{answer}"
-        );
+        assert!(["400", "404", "405"].contains(&status.as_str()), "{request}: {answer}");
+        assert!(answer.contains("content-type: application/problem+json"), "{answer}");
         assert!(!answer.contains(TOKEN));
     }
     assert_eq!(files(platform.folder.path()), before);
-    assert_eq!(
-        platform.put(&"x".repeat(65), &rule("echo")).await.status(),
-        400
-    );
-    assert_eq!(
-        platform.put(&"x".repeat(64), &rule("echo")).await.status(),
-        201
-    );
-    problem(
-        Call::new("..%2F..%2Ftoken", "echo").send(&platform).await,
-        400,
-        "bad-request",
-    )
-    .await;
+    assert_eq!(platform.put(&"x".repeat(65), &rule("echo")).await.status(), 400);
+    assert_eq!(platform.put(&"x".repeat(64), &rule("echo")).await.status(), 201);
+    problem(Call::new("..%2F..%2Ftoken", "echo").send(&platform).await, 400, "bad-request").await;
 }
 
 pub(crate) async fn a_flood_of_output_is_cut_off() {
     let platform = Platform::start(FUNCTIONS);
     platform.put("r1", &rule("flood")).await;
     let answer = Call::new("r1", "flood").send(&platform).await;
-    assert_eq!(
-        answer.headers()["trigger-function-error"],
-        "output-too-large"
-    );
+    assert_eq!(answer.headers()["trigger-function-error"], "output-too-large");
     problem(answer, 500, "function-failed").await;
 
     platform.put("r2", &rule("chatter")).await;
-    let detail = problem(
-        Call::new("r2", "chatter").send(&platform).await,
-        500,
-        "function-failed",
-    )
-    .await;
-    assert!(
-        detail.len() < 4096 && detail.ends_with("the last word"),
-        "{detail}"
-    );
+    let detail = problem(Call::new("r2", "chatter").send(&platform).await, 500, "function-failed").await;
+    assert!(detail.len() < 4096 && detail.ends_with("the last word"), "{detail}");
 }
 
 pub(crate) async fn a_function_that_ignores_sigterm_dies_with_its_children() {
@@ -147,30 +119,11 @@ pub(crate) async fn what_a_function_leaves_running_is_killed() {
 pub(crate) async fn a_function_gets_no_environment_of_the_platform() {
     let platform = Platform::start(FUNCTIONS);
     platform.put("r1", &rule("env")).await;
-    let env = Call::new("r1", "env")
-        .send(&platform)
-        .await
-        .text()
-        .await
-        .unwrap();
-    let names: BTreeSet<_> = env
-        .lines()
-        .filter_map(|line| line.split('=').next())
-        .collect();
-    let event = [
-        "ATTEMPT",
-        "BUCKET",
-        "DELIVERY_ID",
-        "EVENT_NAME",
-        "KEY",
-        "RULE_ID",
-    ]
-    .map(|name| format!("TRIGGER_{name}"));
-    let expected: BTreeSet<_> = event
-        .iter()
-        .map(String::as_str)
-        .chain(["COLOUR", "PATH"])
-        .collect();
+    let env = Call::new("r1", "env").send(&platform).await.text().await.unwrap();
+    let names: BTreeSet<_> = env.lines().filter_map(|line| line.split('=').next()).collect();
+    let event = ["ATTEMPT", "BUCKET", "DELIVERY_ID", "EVENT_NAME", "KEY", "RULE_ID"]
+        .map(|name| format!("TRIGGER_{name}"));
+    let expected: BTreeSet<_> = event.iter().map(String::as_str).chain(["COLOUR", "PATH"]).collect();
     assert_eq!(names, expected);
 }
 
@@ -191,31 +144,17 @@ pub(crate) async fn secrets_are_in_no_answer_and_no_log() {
         answers += &platform.put(id, &rule).await.text().await.unwrap();
     }
     for path in ["/rules", "/rules/r1"] {
-        answers += &platform
-            .call(Method::GET, path, None)
-            .await
-            .text()
-            .await
-            .unwrap();
+        answers += &platform.call(Method::GET, path, None).await.text().await.unwrap();
     }
-    answers += &Call::new("r1", "env")
-        .send(&platform)
-        .await
-        .text()
-        .await
-        .unwrap();
+    answers += &Call::new("r1", "env").send(&platform).await.text().await.unwrap();
     let log = platform.log();
     assert!(log.contains("rule kept") && answers.contains("secret_digest"));
     for text in [answers, log] {
-        assert!(
-            !text.contains(SECRET.trim_start_matches("whsec_")) && !text.contains(TOKEN),
-            "{text}"
-        );
+        assert!(!text.contains(SECRET.trim_start_matches("whsec_")) && !text.contains(TOKEN), "{text}");
     }
     let mode = |path: &str| {
-        std::os::unix::fs::PermissionsExt::mode(
-            &fs::metadata(platform.file(path)).unwrap().permissions(),
-        ) & 0o777
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(platform.file(path)).unwrap().permissions())
+            & 0o777
     };
     assert_eq!((mode("state"), mode("state/rules/r1.json")), (0o700, 0o600));
 }
@@ -227,10 +166,7 @@ pub(crate) async fn one_busy_function_does_not_hold_up_another() {
     }
     let (stubborn, echo) = (Call::new("stubborn", "stubborn"), Call::new("echo", "echo"));
     let (answer, ()) = tokio::join!(stubborn.send(&platform), async {
-        eventually("the function runs", async || {
-            platform.file("parent").exists()
-        })
-        .await;
+        eventually("the function runs", async || platform.file("parent").exists()).await;
         for _ in 0..20 {
             assert_eq!(echo.send(&platform).await.status(), 200);
         }

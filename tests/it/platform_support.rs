@@ -39,13 +39,7 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
 
 #[expect(clippy::disallowed_methods, reason = "signatures carry the real time")]
 pub(crate) fn now() -> i64 {
-    i64::try_from(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs(),
-    )
-    .unwrap()
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
 /// A running platform; killed when dropped.
@@ -68,11 +62,7 @@ impl Platform {
     }
 
     pub(crate) fn start_in(folder: Arc<TempDir>) -> Self {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(folder.path().join("log"))
-            .unwrap();
+        let log = File::options().create(true).append(true).open(folder.path().join("log")).unwrap();
         let mut child = Command::new(PROGRAM)
             .arg("serve")
             .arg("--config")
@@ -85,21 +75,14 @@ impl Platform {
             .spawn()
             .unwrap();
         let mut address = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut address)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
         let address = address.trim().to_owned();
         assert!(
             !address.is_empty(),
             "no address; log: {}",
             fs::read_to_string(folder.path().join("log")).unwrap()
         );
-        Self {
-            folder,
-            address,
-            client: Client::new(),
-            child,
-        }
+        Self { folder, address, client: Client::new(), child }
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -123,13 +106,7 @@ impl Platform {
 
     pub(crate) fn sigterm(&self) {
         let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     }
 
     /// Waits for the process to end by itself; true when it ended with success.
@@ -144,10 +121,8 @@ impl Platform {
     }
 
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Response {
-        let request = self
-            .client
-            .request(method, format!("http://{}{path}", self.address))
-            .bearer_auth(TOKEN);
+        let request =
+            self.client.request(method, format!("http://{}{path}", self.address)).bearer_auth(TOKEN);
         let request = match body {
             Some(body) => request.json(body),
             None => request,
@@ -156,8 +131,7 @@ impl Platform {
     }
 
     pub(crate) async fn put(&self, id: &str, rule: &Value) -> Response {
-        self.call(Method::PUT, &format!("/rules/{id}"), Some(rule))
-            .await
+        self.call(Method::PUT, &format!("/rules/{id}"), Some(rule)).await
     }
 }
 
@@ -246,15 +220,11 @@ impl Call {
     }
 
     pub(crate) fn asynchronous(self, callback_url: &str) -> Self {
-        self.header("prefer", "respond-async")
-            .header("trigger-callback-url", callback_url)
+        self.header("prefer", "respond-async").header("trigger-callback-url", callback_url)
     }
 
     pub(crate) fn signature(&self) -> String {
-        Webhook::new(&self.secret)
-            .unwrap()
-            .sign(&self.delivery, self.timestamp, &self.body)
-            .unwrap()
+        Webhook::new(&self.secret).unwrap().sign(&self.delivery, self.timestamp, &self.body).unwrap()
     }
 
     pub(crate) async fn send(&self, platform: &Platform) -> Response {
@@ -271,24 +241,11 @@ impl Call {
         let usual = usual.map(|(name, value)| (name.to_owned(), value));
         for (name, value) in usual.into_iter().chain(self.headers.clone()) {
             if self.without != Some(name.as_str()) {
-                headers.insert(
-                    http::HeaderName::try_from(name).unwrap(),
-                    value.parse().unwrap(),
-                );
+                headers.insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
             }
         }
-        let url = format!(
-            "http://{}/functions/{}/invocations",
-            platform.address, self.function
-        );
-        platform
-            .client
-            .post(url)
-            .headers(headers)
-            .body(self.body.clone())
-            .send()
-            .await
-            .unwrap()
+        let url = format!("http://{}/functions/{}/invocations", platform.address, self.function);
+        platform.client.post(url).headers(headers).body(self.body.clone()).send().await.unwrap()
     }
 }
 
@@ -321,14 +278,8 @@ impl Receiver {
     pub(crate) async fn start(answers: Vec<(u16, Value)>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let receiver = Self {
-            address,
-            answers: Arc::new(Mutex::new(answers.into())),
-            ..Self::default()
-        };
-        let router = Router::new()
-            .fallback(any(take))
-            .with_state(receiver.clone());
+        let receiver = Self { address, answers: Arc::new(Mutex::new(answers.into())), ..Self::default() };
+        let router = Router::new().fallback(any(take)).with_state(receiver.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         receiver
     }
@@ -347,10 +298,7 @@ impl Receiver {
     }
 
     pub(crate) async fn received_at_least(&self, count: usize) -> Vec<Received> {
-        eventually("the receiver was called", async || {
-            self.received().len() >= count
-        })
-        .await;
+        eventually("the receiver was called", async || self.received().len() >= count).await;
         self.received()
     }
 }
@@ -361,43 +309,20 @@ async fn take(
     headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, axum::Json<Value>) {
-    receiver
-        .received
-        .lock()
-        .unwrap()
-        .push((uri.path().to_owned(), headers, body));
-    let (status, body) = receiver
-        .answers
-        .lock()
-        .unwrap()
-        .pop_front()
-        .unwrap_or((200, json!({})));
+    receiver.received.lock().unwrap().push((uri.path().to_owned(), headers, body));
+    let (status, body) = receiver.answers.lock().unwrap().pop_front().unwrap_or((200, json!({})));
     (StatusCode::from_u16(status).unwrap(), axum::Json(body))
 }
 
 /// The lines of a file that functions write to; none when it is not there.
 pub(crate) fn lines(path: &Path) -> Vec<String> {
-    fs::read_to_string(path)
-        .unwrap_or_default()
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// Runs one command of the program on a config file and gives (exit code, standard output, standard error).
 pub(crate) async fn command(config: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = tokio::process::Command::new(PROGRAM);
-    let output = command
-        .arg("--config")
-        .arg(config)
-        .args(arguments)
-        .output()
-        .await
-        .unwrap();
+    let output = command.arg("--config").arg(config).args(arguments).output().await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code().unwrap(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }

@@ -42,10 +42,7 @@ pub(crate) struct Platform {
 pub(crate) fn router(platform: Arc<Platform>) -> Router {
     let management = Router::new()
         .route("/rules", get(list_rules))
-        .route(
-            "/rules/{id}",
-            get(show_rule).put(put_rule).delete(remove_rule),
-        )
+        .route("/rules/{id}", get(show_rule).put(put_rule).delete(remove_rule))
         .route_layer(from_fn_with_state(Arc::clone(&platform), with_token));
     let router = Router::new()
         .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
@@ -68,15 +65,8 @@ fn in_own_task(router: Router) -> Router {
     }))
 }
 
-async fn with_token(
-    Shared(platform): Shared<Arc<Platform>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let sent = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
+async fn with_token(Shared(platform): Shared<Arc<Platform>>, request: Request, next: Next) -> Response {
+    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = sent
         .and_then(|sent| sent.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -84,21 +74,12 @@ async fn with_token(
         Some((_, token)) if signature::same(token.trim(), platform.token.expose_secret()) => {
             next.run(request).await
         }
-        _ => Problem::new(
-            Kind::Unauthorized,
-            "this call needs the platform's bearer token",
-        )
-        .into_response(),
+        _ => Problem::new(Kind::Unauthorized, "this call needs the platform's bearer token").into_response(),
     }
 }
 
 async fn list_rules(Shared(platform): Shared<Arc<Platform>>) -> Json<serde_json::Value> {
-    let rules: Vec<_> = platform
-        .rules
-        .all()
-        .iter()
-        .map(|stored| stored.view())
-        .collect();
+    let rules: Vec<_> = platform.rules.all().iter().map(|stored| stored.view()).collect();
     Json(json!({ "rules": rules }))
 }
 
@@ -127,13 +108,10 @@ async fn put_rule(
     let body = read_body(request.into_body(), &platform.config).await?;
     let rule: Rule = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(Kind::BadRequest, format!("the rule: {error}")))?;
-    rule.check()
-        .map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
+    rule.check().map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
     if !platform.functions.contains_key(&rule.function) {
-        let detail = format!(
-            "there is no function {:?}; the platform's config names the functions",
-            rule.function
-        );
+        let detail =
+            format!("there is no function {:?}; the platform's config names the functions", rule.function);
         return Err(Problem::new(Kind::UnknownFunction, detail));
     }
     let state = match platform.config.confirm {
@@ -151,11 +129,7 @@ async fn put_rule(
         Put::Same(stored) => (stored, StatusCode::OK),
     };
     tracing::info!(id, function = stored.rule.function, state = ?stored.state, "rule kept");
-    let status = if stored.state == State::Pending {
-        StatusCode::ACCEPTED
-    } else {
-        status
-    };
+    let status = if stored.state == State::Pending { StatusCode::ACCEPTED } else { status };
     let answer = Json(json!({ "id": id, "state": stored.state }));
     if stored.state == State::Pending {
         platform.confirmer.confirm(stored);
@@ -184,9 +158,8 @@ pub(crate) async fn read_body(body: Body, config: &Config) -> Result<Bytes, Prob
         let (mut kept, mut total) = (Vec::new(), 0_usize);
         let mut chunks = body.into_data_stream();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| {
-                Problem::new(Kind::BadRequest, format!("the body broke off: {error}"))
-            })?;
+            let chunk = chunk
+                .map_err(|error| Problem::new(Kind::BadRequest, format!("the body broke off: {error}")))?;
             total = total.saturating_add(chunk.len());
             if total <= limit {
                 kept.extend_from_slice(&chunk);
@@ -195,19 +168,11 @@ pub(crate) async fn read_body(body: Body, config: &Config) -> Result<Bytes, Prob
             }
         }
         if total > limit {
-            return Err(Problem::new(
-                Kind::TooLarge,
-                format!("this platform takes at most {limit} bytes"),
-            ));
+            return Err(Problem::new(Kind::TooLarge, format!("this platform takes at most {limit} bytes")));
         }
         Ok(kept.into())
     };
-    let late = |_| {
-        Problem::new(
-            Kind::RequestTimeout,
-            format!("the body took longer than {time:?}"),
-        )
-    };
+    let late = |_| Problem::new(Kind::RequestTimeout, format!("the body took longer than {time:?}"));
     tokio::time::timeout(time, read).await.map_err(late)?
 }
 
@@ -217,10 +182,8 @@ mod tests {
 
     #[tokio::test]
     async fn panicking_handler_answers_500_and_the_next_request_is_served() {
-        let router = in_own_task(Router::new().route(
-            "/panic",
-            get(|| async { panic!("on purpose") as StatusCode }),
-        ));
+        let router =
+            in_own_task(Router::new().route("/panic", get(|| async { panic!("on purpose") as StatusCode })));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/panic", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, router).await });

@@ -69,18 +69,9 @@ pub(crate) struct Triggerd {
 
 impl Triggerd {
     pub(crate) fn new(config: &TriggerdConfig, url: Option<String>) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(10))
-            .build()?;
-        let url = url
-            .unwrap_or_else(|| config.url.clone())
-            .trim_end_matches('/')
-            .to_owned();
-        Ok(Self {
-            client,
-            url,
-            token: read_token(&config.token_file)?,
-        })
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
+        let url = url.unwrap_or_else(|| config.url.clone()).trim_end_matches('/').to_owned();
+        Ok(Self { client, url, token: read_token(&config.token_file)? })
     }
 
     /// One call; an answer that is not of the expected kind is an error that quotes it.
@@ -91,37 +82,22 @@ impl Triggerd {
         body: Option<&Value>,
     ) -> anyhow::Result<(StatusCode, Value)> {
         let url = format!("{}{path}", self.url);
-        let mut request = self
-            .client
-            .request(method, &url)
-            .bearer_auth(self.token.expose_secret());
+        let mut request = self.client.request(method, &url).bearer_auth(self.token.expose_secret());
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request
-            .send()
-            .await
-            .with_context(|| format!("triggerd cannot be reached at {url}"))?;
+        let answer = request.send().await.with_context(|| format!("triggerd cannot be reached at {url}"))?;
         let status = answer.status();
         let body: Value = answer.json().await.unwrap_or_default();
-        if status.is_success()
-            || (status == StatusCode::NOT_FOUND && path.starts_with("/v1/bindings/"))
-        {
+        if status.is_success() || (status == StatusCode::NOT_FOUND && path.starts_with("/v1/bindings/")) {
             return Ok((status, body));
         }
-        let said = body["detail"]
-            .as_str()
-            .or(body["title"].as_str())
-            .unwrap_or("no reason given");
+        let said = body["detail"].as_str().or(body["title"].as_str()).unwrap_or("no reason given");
         bail!("triggerd answered {status} to {url}: {said}")
     }
 }
 
-pub(crate) async fn bind(
-    config: &TriggerdConfig,
-    bind: Wanted,
-    ask: Ask,
-) -> anyhow::Result<ExitCode> {
+pub(crate) async fn bind(config: &TriggerdConfig, bind: Wanted, ask: Ask) -> anyhow::Result<ExitCode> {
     let mut wanted = json!({
         "bucket": bind.bucket, "events": bind.events, "platform": config.platform,
         "function": bind.function, "mode": bind.mode,
@@ -139,34 +115,16 @@ pub(crate) async fn bind(
         }
     }
     let triggerd = Triggerd::new(config, ask.url)?;
-    let (_, binding) = triggerd
-        .call(Method::POST, "/v1/bindings", Some(&wanted))
-        .await?;
-    let id = binding["id"]
-        .as_str()
-        .context("triggerd's answer names no binding")?
-        .to_owned();
+    let (_, binding) = triggerd.call(Method::POST, "/v1/bindings", Some(&wanted)).await?;
+    let id = binding["id"].as_str().context("triggerd's answer names no binding")?.to_owned();
     let mut shown = Shown::new(ask.json);
     shown.show(&id, &binding)?;
-    follow(
-        &triggerd,
-        &id,
-        ask.wait,
-        &mut shown,
-        &["active", "rejected"],
-    )
-    .await
+    follow(&triggerd, &id, ask.wait, &mut shown, &["active", "rejected"]).await
 }
 
-pub(crate) async fn unbind(
-    config: &TriggerdConfig,
-    id: &str,
-    ask: Ask,
-) -> anyhow::Result<ExitCode> {
+pub(crate) async fn unbind(config: &TriggerdConfig, id: &str, ask: Ask) -> anyhow::Result<ExitCode> {
     let triggerd = Triggerd::new(config, ask.url)?;
-    let (status, binding) = triggerd
-        .call(Method::DELETE, &format!("/v1/bindings/{id}"), None)
-        .await?;
+    let (status, binding) = triggerd.call(Method::DELETE, &format!("/v1/bindings/{id}"), None).await?;
     if status == StatusCode::NOT_FOUND {
         bail!("triggerd knows no binding {id} of this platform");
     }
@@ -190,9 +148,8 @@ async fn follow(
     }
     let polled = async {
         while !end.contains(&shown.state.as_str()) {
-            let (status, mut binding) = triggerd
-                .call(Method::GET, &format!("/v1/bindings/{id}"), None)
-                .await?;
+            let (status, mut binding) =
+                triggerd.call(Method::GET, &format!("/v1/bindings/{id}"), None).await?;
             if status == StatusCode::NOT_FOUND {
                 binding = json!({ "id": id, "state": "gone" });
             }
@@ -209,11 +166,7 @@ async fn follow(
         Err(_) => return Ok(ExitCode::from(STILL_PENDING)),
     }
     let good = shown.state != "rejected" && end.contains(&shown.state.as_str());
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What was printed last, so that only changes are.
@@ -225,27 +178,14 @@ struct Shown {
 
 impl Shown {
     fn new(json: bool) -> Self {
-        Self {
-            json,
-            state: String::new(),
-            line: String::new(),
-        }
+        Self { json, state: String::new(), line: String::new() }
     }
 
     fn show(&mut self, id: &str, binding: &Value) -> io::Result<()> {
-        binding["state"]
-            .as_str()
-            .unwrap_or("unknown")
-            .clone_into(&mut self.state);
-        let reason = binding["reason"]
-            .as_str()
-            .map(|reason| format!(" ({reason})"))
-            .unwrap_or_default();
-        let line = if self.json {
-            binding.to_string()
-        } else {
-            format!("binding {id}: {}{reason}", self.state)
-        };
+        binding["state"].as_str().unwrap_or("unknown").clone_into(&mut self.state);
+        let reason = binding["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let line =
+            if self.json { binding.to_string() } else { format!("binding {id}: {}{reason}", self.state) };
         if line != self.line {
             writeln!(io::stdout(), "{line}")?;
             self.line = line;

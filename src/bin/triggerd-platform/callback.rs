@@ -35,30 +35,20 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn new(stop: CancellationToken) -> reqwest::Result<Self> {
-        let client = reqwest::Client::builder()
-            .redirect(Policy::none())
-            .timeout(Duration::from_secs(10))
-            .build()?;
+        let client =
+            reqwest::Client::builder().redirect(Policy::none()).timeout(Duration::from_secs(10)).build()?;
         Ok(Self { client, stop })
     }
 
     /// Posts `body` to `url` until it is taken; `id` is the message's identity on every try.
-    pub(crate) async fn post(
-        &self,
-        url: &str,
-        id: &str,
-        secret: &Secret,
-        body: &serde_json::Value,
-    ) -> Ended {
+    pub(crate) async fn post(&self, url: &str, id: &str, secret: &Secret, body: &serde_json::Value) -> Ended {
         let body = body.to_string();
         let tries = async {
             let mut pause = FIRST_PAUSE;
             loop {
                 match self.try_once(url, id, secret, body.clone()).await {
                     Ok(status) if status.is_success() => return Ended::Taken,
-                    Ok(status)
-                        if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS =>
-                    {
+                    Ok(status) if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS => {
                         tracing::warn!(id, %status, "a call back was refused and is not repeated");
                         return Ended::GivenUp;
                     }
@@ -91,10 +81,7 @@ impl Caller {
             .header("content-type", "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
-            .header(
-                "webhook-signature",
-                secret.sign(id, timestamp, body.as_bytes()),
-            );
+            .header("webhook-signature", secret.sign(id, timestamp, body.as_bytes()));
         Ok(request.body(body).send().await?.status())
     }
 }

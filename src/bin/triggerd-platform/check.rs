@@ -19,21 +19,16 @@ pub(crate) async fn check(config: &Config) -> anyhow::Result<ExitCode> {
     if let Err(error) = read_token(&config.token_file) {
         wrong.push(format!("token_file: {error:#}"));
     }
-    let existing = config
-        .state_dir
-        .ancestors()
-        .find(|folder| folder.exists())
-        .unwrap_or(Path::new("/"));
+    let existing = config.state_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     if !existing.is_dir() || access(existing, Access::WRITE_OK).is_err() {
-        wrong.push(format!(
-            "state_dir: {} cannot be written to by this user",
-            existing.display()
-        ));
+        wrong.push(format!("state_dir: {} cannot be written to by this user", existing.display()));
     }
     for (name, function) in &config.functions {
         let program = function.command.first().map_or("", String::as_str);
         if !can_run(program) {
-            wrong.push(format!("functions.{name}: {program} is not a program that this user can run; give its full path"));
+            wrong.push(format!(
+                "functions.{name}: {program} is not a program that this user can run; give its full path"
+            ));
         }
     }
     if let Some(triggerd) = &config.triggerd {
@@ -41,10 +36,7 @@ pub(crate) async fn check(config: &Config) -> anyhow::Result<ExitCode> {
             wrong.push("triggerd.platform: a name is 1 to 64 of A-Z a-z 0-9 . _ -".to_owned());
         }
         let answer = match Triggerd::new(triggerd, None) {
-            Ok(triggerd) => triggerd
-                .call(Method::GET, "/v1/bindings", None)
-                .await
-                .map(|_| ()),
+            Ok(triggerd) => triggerd.call(Method::GET, "/v1/bindings", None).await.map(|_| ()),
             Err(error) => Err(error),
         };
         if let Err(error) = answer {
@@ -67,6 +59,5 @@ fn can_run(program: &str) -> bool {
     if program.contains('/') {
         return runs(Path::new(program));
     }
-    env::var_os("PATH")
-        .is_some_and(|path| env::split_paths(&path).any(|folder| runs(&folder.join(program))))
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| runs(&folder.join(program))))
 }

@@ -68,24 +68,17 @@ pub(crate) struct TriggerdConfig {
 
 impl Config {
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = fs::read_to_string(path)
-            .with_context(|| format!("cannot read the config {}", path.display()))?;
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
         let mut config: Self =
             toml::from_str(&text).with_context(|| format!("in the config {}", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let mine = [&mut config.state_dir, &mut config.token_file];
-        for file in mine.into_iter().chain(
-            config
-                .triggerd
-                .as_mut()
-                .map(|triggerd| &mut triggerd.token_file),
-        ) {
+        for file in mine.into_iter().chain(config.triggerd.as_mut().map(|triggerd| &mut triggerd.token_file))
+        {
             *file = folder.join(&*file);
         }
-        ensure!(
-            (1024..=64 << 20).contains(&config.max_body),
-            "max_body must be from 1024 to 67108864 bytes"
-        );
+        ensure!((1024..=64 << 20).contains(&config.max_body), "max_body must be from 1024 to 67108864 bytes");
         for (name, function) in &config.functions {
             function.check(name)?;
         }
@@ -95,28 +88,14 @@ impl Config {
 
 impl FunctionConfig {
     fn check(&self, name: &str) -> anyhow::Result<()> {
+        ensure!(is_name(name), "functions.{name}: a name is 1 to 64 of A-Z a-z 0-9 . _ -");
         ensure!(
-            is_name(name),
-            "functions.{name}: a name is 1 to 64 of A-Z a-z 0-9 . _ -"
-        );
-        ensure!(
-            self.command
-                .first()
-                .is_some_and(|program| !program.is_empty()),
+            self.command.first().is_some_and(|program| !program.is_empty()),
             "functions.{name}: command is empty"
         );
-        ensure!(
-            !self.timeout.is_zero(),
-            "functions.{name}: timeout must be longer than 0"
-        );
-        ensure!(
-            (1..=1024).contains(&self.concurrency),
-            "functions.{name}: concurrency must be 1 to 1024"
-        );
-        ensure!(
-            (1..=100_000).contains(&self.backlog),
-            "functions.{name}: backlog must be 1 to 100000"
-        );
+        ensure!(!self.timeout.is_zero(), "functions.{name}: timeout must be longer than 0");
+        ensure!((1..=1024).contains(&self.concurrency), "functions.{name}: concurrency must be 1 to 1024");
+        ensure!((1..=100_000).contains(&self.backlog), "functions.{name}: backlog must be 1 to 100000");
         Ok(())
     }
 }
@@ -129,22 +108,17 @@ pub(crate) fn is_name(text: &str) -> bool {
 
 /// A bearer token: the first line of its file.
 pub(crate) fn read_token(path: &Path) -> anyhow::Result<SecretString> {
-    let text = fs::read_to_string(path)
-        .with_context(|| format!("cannot read the token file {}", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the token file {}", path.display()))?;
     match text.lines().next().map(str::trim) {
         Some(token) if token.len() >= 16 => Ok(token.into()),
-        _ => bail!(
-            "the token in {} has fewer than 16 characters; write a longer one",
-            path.display()
-        ),
+        _ => bail!("the token in {} has fewer than 16 characters; write a longer one", path.display()),
     }
 }
 
 /// `500ms`, `30s`, `5m`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let signed = text
-        .parse::<jiff::SignedDuration>()
-        .map_err(|error| error.to_string())?;
+    let signed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
     Duration::try_from(signed).map_err(|_| format!("{text} is not a length of time"))
 }
 

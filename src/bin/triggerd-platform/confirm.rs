@@ -26,21 +26,14 @@ pub(crate) struct Confirmer {
 
 impl Confirmer {
     pub(crate) fn new(rules: Arc<Rules>, caller: Caller) -> Self {
-        Self {
-            rules,
-            caller,
-            under_way: Mutex::default(),
-        }
+        Self { rules, caller, under_way: Mutex::default() }
     }
 
     /// Begins to confirm the rule, in the background.
     pub(crate) fn confirm(&self, stored: Arc<Stored>) {
         let id = stored.id.clone();
         let task = tokio::spawn(tell(Arc::clone(&self.rules), self.caller.clone(), stored));
-        let mut under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = under_way.insert(id, task.abort_handle()) {
             before.abort();
         }
@@ -48,10 +41,7 @@ impl Confirmer {
 
     /// The rule is gone, and needs no confirmation.
     pub(crate) fn forget(&self, id: &str) {
-        let mut under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = under_way.remove(id) {
             before.abort();
         }
@@ -62,9 +52,7 @@ async fn tell(rules: Arc<Rules>, caller: Caller, stored: Arc<Stored>) {
     let (id, rule) = (&stored.id, &stored.rule);
     let Some(url) = &rule.confirm_url else { return };
     let body = json!({ "rule": id, "state": "confirmed" });
-    let ended = caller
-        .post(url, &format!("confirm-{id}"), &rule.secret, &body)
-        .await;
+    let ended = caller.post(url, &format!("confirm-{id}"), &rule.secret, &body).await;
     if ended == Ended::Taken && rules.confirm(&stored).await.is_err() {
         tracing::warn!(id, "a rule was confirmed and could not be marked so");
     }

@@ -14,16 +14,8 @@ use std::{
 /// disturb each other: the later rename wins.
 pub(crate) fn write(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     static WRITES: AtomicU64 = AtomicU64::new(0);
-    let draft = folder.join(format!(
-        "{name}.{}.tmp",
-        WRITES.fetch_add(1, Ordering::Relaxed)
-    ));
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)?;
+    let draft = folder.join(format!("{name}.{}.tmp", WRITES.fetch_add(1, Ordering::Relaxed)));
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     let written = file
         .write_all(content)
         .and_then(|()| file.sync_all())
@@ -49,10 +41,7 @@ pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if Path::new(&name)
-            .extension()
-            .is_some_and(|kind| kind == "json")
-        {
+        if Path::new(&name).extension().is_some_and(|kind| kind == "json") {
             names.push(name);
         }
     }

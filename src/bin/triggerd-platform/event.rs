@@ -28,23 +28,14 @@ pub(crate) struct Event {
 impl Event {
     /// Reads the body, or says in words why it cannot be.
     pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, String> {
-        let document: Value = serde_json::from_slice(body)
-            .map_err(|error| format!("the body is not JSON: {error}"))?;
-        let content_type = headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let media_type = content_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
+        let document: Value =
+            serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
+        let content_type =
+            headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let (record, attributes) = match media_type.as_str() {
             "application/cloudevents+json" => (&document["data"], structured(&document)),
-            "application/json" if headers.contains_key("ce-specversion") => {
-                (&document, binary(headers))
-            }
+            "application/json" if headers.contains_key("ce-specversion") => (&document, binary(headers)),
             "application/json" => match document["Records"].as_array().map(Vec::as_slice) {
                 Some([record]) => (record, BTreeMap::new()),
                 _ => return Err("`Records` must be a list of one record".to_owned()),
@@ -62,11 +53,7 @@ impl Event {
         let name = field("/eventName")?;
         let key = decode(field("/s3/object/key")?, true).ok_or("the record's key is not UTF-8")?;
         let event = Self {
-            name: if name.starts_with("s3:") {
-                name.to_owned()
-            } else {
-                format!("s3:{name}")
-            },
+            name: if name.starts_with("s3:") { name.to_owned() } else { format!("s3:{name}") },
             bucket: field("/s3/bucket/name")?.to_owned(),
             key,
             attributes,
@@ -99,15 +86,10 @@ fn binary(headers: &HeaderMap) -> BTreeMap<String, String> {
 
 fn keep(attributes: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
     let sound = |name: &str| {
-        name.len() <= 64
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
     };
     attributes
-        .filter(|(name, value)| {
-            sound(name) && value.len() <= MAX_ATTRIBUTE && !value.contains('\0')
-        })
+        .filter(|(name, value)| sound(name) && value.len() <= MAX_ATTRIBUTE && !value.contains('\0'))
         .take(MAX_ATTRIBUTES)
         .map(|(name, value)| (format!("CE_{}", name.to_ascii_uppercase()), value))
         .collect()
@@ -119,9 +101,7 @@ fn decode(text: &str, form: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
-        let escape = tail
-            .get(..2)
-            .filter(|digits| first == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
+        let escape = tail.get(..2).filter(|digits| first == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
         if let Some(value) =
             escape.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok())
         {

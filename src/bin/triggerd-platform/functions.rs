@@ -58,26 +58,16 @@ impl Function {
     pub(crate) fn new(config: FunctionConfig) -> Self {
         let places = Arc::new(Semaphore::new(config.concurrency));
         let backlog = Arc::new(Semaphore::new(config.backlog));
-        Self {
-            config,
-            places,
-            backlog,
-        }
+        Self { config, places, backlog }
     }
 
     /// Runs the command once, to its end or its time limit. The caller holds one of the `places`.
-    pub(crate) async fn run(
-        &self,
-        env: &BTreeMap<String, String>,
-        body: Bytes,
-    ) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn run(&self, env: &BTreeMap<String, String>, body: Bytes) -> Result<Vec<u8>, Failure> {
         let mut child = self.start(env).map_err(Failure::NotRun)?;
         let group = Group::of(&child);
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
-            return Err(Failure::NotRun(io::Error::other(
-                "the command has no pipes",
-            )));
+            return Err(Failure::NotRun(io::Error::other("the command has no pipes")));
         };
         // A function need not read its input, so a pipe that breaks is no error.
         let feed = async move { stdin.write_all(&body).await.ok() };
@@ -87,14 +77,8 @@ impl Function {
             group.end();
             status
         };
-        let all = async {
-            tokio::join!(
-                feed,
-                read_result(stdout, &group),
-                read_end(stderr, &mut excerpt),
-                end
-            )
-        };
+        let all =
+            async { tokio::join!(feed, read_result(stdout, &group), read_end(stderr, &mut excerpt), end) };
         if let Ok((_, result, (), status)) = timeout(self.config.timeout, all).await {
             return judge(status, result, &excerpt);
         }
@@ -109,24 +93,13 @@ impl Function {
     }
 
     fn start(&self, env: &BTreeMap<String, String>) -> io::Result<Child> {
-        let (program, arguments) = self
-            .config
-            .command
-            .split_first()
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let (program, arguments) = self.config.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env_clear()
-            .envs(&self.config.env)
-            .envs(env);
+        command.args(arguments).env_clear().envs(&self.config.env).envs(env);
         if let Some(path) = env::var_os("PATH").filter(|_| !self.config.env.contains_key("PATH")) {
             command.env("PATH", path);
         }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true).spawn()
     }
 }
@@ -139,10 +112,7 @@ fn judge(
     let status = status.map_err(Failure::NotRun)?;
     let Some(result) = result else {
         let detail = format!("the result is larger than {MAX_RESULT} bytes");
-        return Err(Failure::Failed {
-            code: "output-too-large".to_owned(),
-            detail,
-        });
+        return Err(Failure::Failed { code: "output-too-large".to_owned(), detail });
     };
     if status.success() {
         return Ok(result);
@@ -151,10 +121,7 @@ fn judge(
         (Some(code), _) => format!("exit-{code}"),
         (None, signal) => format!("signal-{}", signal.unwrap_or_default()),
     };
-    let detail = format!(
-        "the command ended with {status}; standard error: {}",
-        tail(excerpt)
-    );
+    let detail = format!("the command ended with {status}; standard error: {}", tail(excerpt));
     Err(Failure::Failed { code, detail })
 }
 

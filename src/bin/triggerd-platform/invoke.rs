@@ -43,10 +43,7 @@ pub(crate) async fn invoke(
     let verified = rule.rule.secret.verify(&signed, &body);
     verified.map_err(disbelieve)?;
     if rule.rule.function != name {
-        let detail = format!(
-            "the rule is for the function {:?}, not {name:?}",
-            rule.rule.function
-        );
+        let detail = format!("the rule is for the function {:?}, not {name:?}", rule.rule.function);
         return Err(Problem::new(Kind::RuleMismatch, detail));
     }
     let Some(function) = platform.functions.get(&name) else {
@@ -61,14 +58,8 @@ pub(crate) async fn invoke(
     }
 
     let (rule, delivery, attempt) = (wanted.rule, wanted.delivery, wanted.attempt);
-    let mut invocation = Invocation {
-        rule,
-        function: name,
-        delivery,
-        attempt,
-        env: BTreeMap::new(),
-        body: body.into(),
-    };
+    let mut invocation =
+        Invocation { rule, function: name, delivery, attempt, env: BTreeMap::new(), body: body.into() };
     invocation.describe(event);
     if wanted.asynchronous {
         accept(&platform, function, invocation, wanted.callback_url).await
@@ -79,10 +70,9 @@ pub(crate) async fn invoke(
 
 fn disbelieve(rejected: Rejected) -> Problem {
     let (kind, detail) = match rejected {
-        Rejected::Signature => (
-            Kind::BadSignature,
-            "sign `id.timestamp.body` with the rule's secret".to_owned(),
-        ),
+        Rejected::Signature => {
+            (Kind::BadSignature, "sign `id.timestamp.body` with the rule's secret".to_owned())
+        }
         Rejected::Stale { seconds_off } => (
             Kind::StaleTimestamp,
             format!("webhook-timestamp is {seconds_off} s from this host's clock, over {WINDOW}"),
@@ -99,45 +89,29 @@ async fn accept(
     callback_url: Option<String>,
 ) -> Result<Response, Problem> {
     let Ok(room) = Arc::clone(&function.backlog).try_acquire_owned() else {
-        return Err(Problem::new(
-            Kind::Busy,
-            "as many asynchronous invocations as allowed are waiting",
-        ));
+        return Err(Problem::new(Kind::Busy, "as many asynchronous invocations as allowed are waiting"));
     };
     platform.jobs.accept(invocation, callback_url, room).await?;
-    Ok((
-        StatusCode::ACCEPTED,
-        [("preference-applied", "respond-async")],
-    )
-        .into_response())
+    Ok((StatusCode::ACCEPTED, [("preference-applied", "respond-async")]).into_response())
 }
 
 /// Answers with the function's result.
 async fn run(function: &Function, invocation: Invocation) -> Result<Response, Problem> {
     let Ok(_place) = function.places.try_acquire() else {
-        return Err(Problem::new(
-            Kind::Busy,
-            "as many invocations as allowed are running",
-        ));
+        return Err(Problem::new(Kind::Busy, "as many invocations as allowed are running"));
     };
     match function.run(&invocation.env, invocation.body.into()).await {
         Ok(result) => {
             let text = std::str::from_utf8(&result).is_ok();
-            let content_type = if text {
-                "text/plain; charset=utf-8"
-            } else {
-                "application/octet-stream"
-            };
+            let content_type = if text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
             Ok(([(header::CONTENT_TYPE, content_type)], result).into_response())
         }
         Err(Failure::Failed { code, detail }) => {
             Err(Problem::of_function(Kind::FunctionFailed, &code, detail))
         }
-        Err(Failure::TimedOut { detail }) => Err(Problem::of_function(
-            Kind::FunctionTimeout,
-            "timeout",
-            detail,
-        )),
+        Err(Failure::TimedOut { detail }) => {
+            Err(Problem::of_function(Kind::FunctionTimeout, "timeout", detail))
+        }
         Err(Failure::NotRun(error)) => Err(error.into()),
     }
 }
@@ -162,21 +136,13 @@ impl Wanted {
         if !(1..=128).contains(&delivery.len()) || !delivery.bytes().all(allowed) {
             return Err(bad("Trigger-Delivery-Id is 1 to 128 of A-Z a-z 0-9 _ -"));
         }
-        let attempt = text("Trigger-Attempt")?
-            .parse()
-            .ok()
-            .filter(|attempt| *attempt > 0);
-        let callback_url = headers
-            .get("trigger-callback-url")
-            .map(|_| text("Trigger-Callback-Url"))
-            .transpose()?;
+        let attempt = text("Trigger-Attempt")?.parse().ok().filter(|attempt| *attempt > 0);
+        let callback_url =
+            headers.get("trigger-callback-url").map(|_| text("Trigger-Callback-Url")).transpose()?;
         if callback_url.is_some_and(|url| !is_http_url(url)) {
             return Err(bad("Trigger-Callback-Url is not an http or https URL"));
         }
-        let preferences = headers
-            .get_all(PREFER)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
+        let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
         let names = preferences.flat_map(|value| value.split(','));
         let mut names = names.filter_map(|preference| preference.split(';').next());
         Ok(Self {
@@ -191,8 +157,7 @@ impl Wanted {
 
 /// Calls back go to such URLs only.
 pub(crate) fn is_http_url(url: &str) -> bool {
-    url.len() <= 2048
-        && reqwest::Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
+    url.len() <= 2048 && reqwest::Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
 }
 
 fn bad(detail: impl Into<String>) -> Problem {

@@ -84,14 +84,8 @@ impl Invocation {
     fn report(&self, outcome: Result<Vec<u8>, Failure>, milliseconds: u128) -> serde_json::Value {
         let (field, text, status) = match outcome.map(String::from_utf8) {
             Ok(Ok(text)) => ("result", text, "succeeded"),
-            Ok(Err(bytes)) => (
-                "result_base64",
-                STANDARD.encode(bytes.as_bytes()),
-                "succeeded",
-            ),
-            Err(Failure::Failed { code, detail }) => {
-                ("error", format!("{code}: {detail}"), "failed")
-            }
+            Ok(Err(bytes)) => ("result_base64", STANDARD.encode(bytes.as_bytes()), "succeeded"),
+            Err(Failure::Failed { code, detail }) => ("error", format!("{code}: {detail}"), "failed"),
             Err(Failure::TimedOut { detail }) => ("error", format!("timeout: {detail}"), "failed"),
             Err(Failure::NotRun(error)) => ("error", format!("not run: {error}"), "failed"),
         };
@@ -110,14 +104,7 @@ impl Jobs {
         caller: Caller,
         stop: CancellationToken,
     ) -> Self {
-        Self {
-            folder: state_dir.join("jobs"),
-            functions,
-            rules,
-            caller,
-            tasks: TaskTracker::new(),
-            stop,
-        }
+        Self { folder: state_dir.join("jobs"), functions, rules, caller, tasks: TaskTracker::new(), stop }
     }
 
     /// Takes up what an earlier run of this platform accepted and did not finish.
@@ -137,15 +124,7 @@ impl Jobs {
         room: OwnedSemaphorePermit,
     ) -> io::Result<()> {
         let file = invocation.file();
-        self.save(
-            &file,
-            &Job {
-                invocation,
-                callback_url,
-                report: None,
-            },
-        )
-        .await?;
+        self.save(&file, &Job { invocation, callback_url, report: None }).await?;
         self.start(file, Some(room));
         Ok(())
     }
@@ -167,9 +146,7 @@ impl Jobs {
     }
 
     async fn see_to(&self, file: &str) -> io::Result<()> {
-        let function = file
-            .get(65..)
-            .and_then(|rest| self.functions.get(rest.trim_end_matches(".json")));
+        let function = file.get(65..).and_then(|rest| self.functions.get(rest.trim_end_matches(".json")));
         let place = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(()),
@@ -211,18 +188,12 @@ impl Jobs {
     }
 
     /// Runs the function; the body is needed no longer then, and is let go.
-    async fn run(
-        &self,
-        function: Option<&Arc<Function>>,
-        invocation: &mut Invocation,
-    ) -> serde_json::Value {
+    async fn run(&self, function: Option<&Arc<Function>>, invocation: &mut Invocation) -> serde_json::Value {
         let began = clock::steady();
         let body = std::mem::take(&mut invocation.body);
         let outcome = match function {
             Some(function) => function.run(&invocation.env, body.into()).await,
-            None => Err(Failure::NotRun(io::Error::other(
-                "the function is no longer configured",
-            ))),
+            None => Err(Failure::NotRun(io::Error::other("the function is no longer configured"))),
         };
         invocation.report(outcome, began.elapsed().as_millis())
     }
@@ -233,9 +204,7 @@ impl Jobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some),
         });
-        read.await?
-            .map(|content| serde_json::from_slice(&content).map_err(io::Error::other))
-            .transpose()
+        read.await?.map(|content| serde_json::from_slice(&content).map_err(io::Error::other)).transpose()
     }
 
     async fn save(&self, file: &str, job: &Job) -> io::Result<()> {
@@ -255,7 +224,5 @@ fn to_base64<S: serde::Serializer>(bytes: &[u8], file: S) -> Result<S::Ok, S::Er
 }
 
 fn from_base64<'de, D: serde::Deserializer<'de>>(file: D) -> Result<Vec<u8>, D::Error> {
-    STANDARD
-        .decode(String::deserialize(file)?)
-        .map_err(serde::de::Error::custom)
+    STANDARD.decode(String::deserialize(file)?).map_err(serde::de::Error::custom)
 }

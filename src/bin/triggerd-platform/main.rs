@@ -46,17 +46,9 @@ use std::{
 use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
-#[command(
-    version,
-    about = "The reference platform of the Trigger Rules protocol"
-)]
+#[command(version, about = "The reference platform of the Trigger Rules protocol")]
 struct Cli {
-    #[arg(
-        long,
-        global = true,
-        default_value = "platform.toml",
-        env = "TRIGGERD_PLATFORM_CONFIG"
-    )]
+    #[arg(long, global = true, default_value = "platform.toml", env = "TRIGGERD_PLATFORM_CONFIG")]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -101,12 +93,8 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = config::Config::read(&cli.config)?;
-    let triggerd = || {
-        config
-            .triggerd
-            .as_ref()
-            .context("the config has no [triggerd] section, which this command needs")
-    };
+    let triggerd =
+        || config.triggerd.as_ref().context("the config has no [triggerd] section, which this command needs");
     match cli.command {
         Command::Serve => serve::serve(config).await.map(|()| ExitCode::SUCCESS),
         Command::Bind { bind, ask } => bind::bind(triggerd()?, bind, ask).await,

@@ -60,10 +60,7 @@ impl Rule {
     /// Everything that can be said of a rule without asking anyone.
     pub(crate) fn check(&self) -> Result<(), String> {
         let texts = [("storage", &self.storage), ("bucket", &self.bucket)];
-        for (field, text) in texts
-            .into_iter()
-            .chain(self.events.iter().map(|event| ("events", event)))
-        {
+        for (field, text) in texts.into_iter().chain(self.events.iter().map(|event| ("events", event))) {
             if text.is_empty() || text.len() > 255 {
                 return Err(format!("field `{field}` must have 1 to 255 characters"));
             }
@@ -74,21 +71,13 @@ impl Rule {
         if let Some(event) = self.events.iter().find(|event| !event.starts_with("s3:")) {
             return Err(format!("field `events`: {event:?} does not begin with s3:"));
         }
-        if [&self.prefix, &self.suffix, &self.glob]
-            .into_iter()
-            .flatten()
-            .any(|text| text.len() > 1024)
-        {
+        if [&self.prefix, &self.suffix, &self.glob].into_iter().flatten().any(|text| text.len() > 1024) {
             return Err("fields `prefix`, `suffix` and `glob` may have 1024 bytes".to_owned());
         }
         if self.glob.is_some() && (self.prefix.is_some() || self.suffix.is_some()) {
             return Err("field `glob` excludes `prefix` and `suffix`".to_owned());
         }
-        if self
-            .confirm_url
-            .as_ref()
-            .is_some_and(|url| !is_http_url(url))
-        {
+        if self.confirm_url.as_ref().is_some_and(|url| !is_http_url(url)) {
             return Err("field `confirm_url` is not an http or https URL".to_owned());
         }
         self.matcher().map(|_| ())
@@ -98,35 +87,24 @@ impl Rule {
         let Some(glob) = &self.glob else {
             return Ok(None);
         };
-        let built = GlobBuilder::new(glob)
-            .literal_separator(true)
-            .backslash_escape(true)
-            .build();
-        built
-            .map(|glob| Some(glob.compile_matcher()))
-            .map_err(|error| format!("field `glob`: {error}"))
+        let built = GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build();
+        built.map(|glob| Some(glob.compile_matcher())).map_err(|error| format!("field `glob`: {error}"))
     }
 
     /// The same in all but `confirm_url`; the order of events is no difference.
     pub(crate) fn same_contents(&self, other: &Self) -> bool {
         let events = |rule: &Self| rule.events.iter().cloned().collect::<BTreeSet<_>>();
-        (
-            &self.storage,
-            &self.bucket,
-            &self.prefix,
-            &self.suffix,
-            &self.glob,
-            &self.function,
-            self.mode,
-        ) == (
-            &other.storage,
-            &other.bucket,
-            &other.prefix,
-            &other.suffix,
-            &other.glob,
-            &other.function,
-            other.mode,
-        ) && events(self) == events(other)
+        (&self.storage, &self.bucket, &self.prefix, &self.suffix, &self.glob, &self.function, self.mode)
+            == (
+                &other.storage,
+                &other.bucket,
+                &other.prefix,
+                &other.suffix,
+                &other.glob,
+                &other.function,
+                other.mode,
+            )
+            && events(self) == events(other)
             && self.secret == other.secret
     }
 }
@@ -134,12 +112,7 @@ impl Rule {
 impl Stored {
     pub(crate) fn new(id: &str, state: State, rule: Rule) -> Result<Self, String> {
         rule.check()?;
-        Ok(Self {
-            id: id.to_owned(),
-            state,
-            glob: rule.matcher()?,
-            rule,
-        })
+        Ok(Self { id: id.to_owned(), state, glob: rule.matcher()?, rule })
     }
 
     /// Which part of the rule the event does not fit, in words; `None` when it fits.
@@ -153,31 +126,13 @@ impl Stored {
                     .is_some_and(|group| group.ends_with(':') && name.starts_with(group))
         };
         if !rule.events.iter().any(named) {
-            Some(format!(
-                "event name {name:?} is none of the rule's {:?}",
-                rule.events
-            ))
+            Some(format!("event name {name:?} is none of the rule's {:?}", rule.events))
         } else if event.bucket != rule.bucket {
-            Some(format!(
-                "bucket {:?} is not the rule's {:?}",
-                event.bucket, rule.bucket
-            ))
-        } else if let Some(prefix) = rule
-            .prefix
-            .as_ref()
-            .filter(|prefix| !key.starts_with(prefix.as_str()))
-        {
-            Some(format!(
-                "key {key:?} does not begin with the rule's prefix {prefix:?}"
-            ))
-        } else if let Some(suffix) = rule
-            .suffix
-            .as_ref()
-            .filter(|suffix| !key.ends_with(suffix.as_str()))
-        {
-            Some(format!(
-                "key {key:?} does not end with the rule's suffix {suffix:?}"
-            ))
+            Some(format!("bucket {:?} is not the rule's {:?}", event.bucket, rule.bucket))
+        } else if let Some(prefix) = rule.prefix.as_ref().filter(|prefix| !key.starts_with(prefix.as_str())) {
+            Some(format!("key {key:?} does not begin with the rule's prefix {prefix:?}"))
+        } else if let Some(suffix) = rule.suffix.as_ref().filter(|suffix| !key.ends_with(suffix.as_str())) {
+            Some(format!("key {key:?} does not end with the rule's suffix {suffix:?}"))
         } else if self.glob.as_ref().is_some_and(|glob| !glob.is_match(key)) {
             Some(format!(
                 "key {key:?} does not fit the rule's glob {:?}",
@@ -194,10 +149,7 @@ impl Stored {
         if let Some(fields) = view.as_object_mut() {
             fields.remove("secret");
             fields.insert("id".to_owned(), self.id.clone().into());
-            fields.insert(
-                "state".to_owned(),
-                serde_json::to_value(self.state).unwrap_or_default(),
-            );
+            fields.insert("state".to_owned(), serde_json::to_value(self.state).unwrap_or_default());
             fields.insert("secret_digest".to_owned(), self.rule.secret.digest().into());
         }
         view

@@ -49,19 +49,12 @@ impl Rules {
             let stored = stored.with_context(|| format!("the rule file {name} cannot be read"))?;
             known.insert(stored.id.clone(), Arc::new(stored));
         }
-        Ok(Self {
-            folder,
-            known: RwLock::new(known),
-            writing: Mutex::new(()),
-        })
+        Ok(Self { folder, known: RwLock::new(known), writing: Mutex::new(()) })
     }
 
     pub(crate) fn get(&self, id: &str) -> Result<Arc<Stored>, Problem> {
         if !is_name(id) {
-            return Err(Problem::new(
-                Kind::BadRequest,
-                "a rule id is 1 to 64 of A-Z a-z 0-9 . _ -",
-            ));
+            return Err(Problem::new(Kind::BadRequest, "a rule id is 1 to 64 of A-Z a-z 0-9 . _ -"));
         }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known
@@ -71,19 +64,11 @@ impl Rules {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Stored>> {
-        self.known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     fn count(&self) -> usize {
-        self.known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Stores the rule, or finds it stored. `state` is the new rule's; one that is confirmed stays so.
@@ -105,11 +90,7 @@ impl Rules {
                 format!("rule {id} exists with other contents; remove it first"),
             )),
             Ok(old) => {
-                let state = if state == State::Confirmed {
-                    state
-                } else {
-                    old.state
-                };
+                let state = if state == State::Confirmed { state } else { old.state };
                 if old.state == state && old.rule.confirm_url == rule.confirm_url {
                     return Ok(Put::Same(old));
                 }
@@ -124,8 +105,7 @@ impl Rules {
         let _one_at_a_time = self.writing.lock().await;
         let stored = self.get(&heard.id)?;
         if stored.rule.same_contents(&heard.rule) {
-            self.save(&heard.id, State::Confirmed, stored.rule.clone())
-                .await?;
+            self.save(&heard.id, State::Confirmed, stored.rule.clone()).await?;
         }
         Ok(())
     }
@@ -135,24 +115,17 @@ impl Rules {
         self.get(id)?;
         let (folder, file) = (self.folder.clone(), format!("{id}.json"));
         blocking(move || durable::remove(&folder, &file)).await?;
-        self.known
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(id);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
     }
 
     async fn save(&self, id: &str, state: State, rule: Rule) -> Result<Arc<Stored>, Problem> {
-        let stored = Stored::new(id, state, rule)
-            .map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
+        let stored = Stored::new(id, state, rule).map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
         let content = serde_json::to_vec_pretty(&stored).map_err(io::Error::other)?;
         let (folder, file) = (self.folder.clone(), format!("{id}.json"));
         blocking(move || durable::write(&folder, &file, &content)).await?;
         let stored = Arc::new(stored);
-        self.known
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id.to_owned(), Arc::clone(&stored));
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), Arc::clone(&stored));
         Ok(stored)
     }
 }
@@ -166,7 +139,5 @@ fn read(path: &Path) -> anyhow::Result<Stored> {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

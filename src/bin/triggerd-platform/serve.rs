@@ -54,36 +54,18 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     );
     let jobs = Arc::new(jobs);
 
-    let mut signals = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listener = TcpListener::bind(&config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
-    tracing::info!(
-        rules = rules.all().len(),
-        functions = config.functions.len(),
-        "the platform serves"
-    );
+    tracing::info!(rules = rules.all().len(), functions = config.functions.len(), "the platform serves");
 
     jobs.resume().context("cannot read the accepted jobs")?;
     let confirmer = Confirmer::new(Arc::clone(&rules), caller);
-    for stored in rules
-        .all()
-        .into_iter()
-        .filter(|stored| stored.state == State::Pending)
-    {
+    for stored in rules.all().into_iter().filter(|stored| stored.state == State::Pending) {
         confirmer.confirm(stored);
     }
-    let platform = Platform {
-        config,
-        token,
-        rules,
-        functions,
-        jobs: Arc::clone(&jobs),
-        confirmer,
-    };
+    let platform = Platform { config, token, rules, functions, jobs: Arc::clone(&jobs), confirmer };
     let server = axum::serve(listener, api::router(Arc::new(platform)))
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .into_future();
@@ -108,29 +90,19 @@ async fn told_to_stop((terminate, interrupt): &mut (Signal, Signal)) {
 /// crash left half written.
 fn own(state_dir: &Path) -> anyhow::Result<File> {
     let prepare = || {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state_dir)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
         let lock = File::create(state_dir.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         for folder in ["rules", "jobs"].map(|name| state_dir.join(name)) {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             durable::remove_drafts(&folder)?;
         }
         Ok(lock)
     };
     prepare().map_err(|error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock => anyhow!(
-            "another platform runs in {}; stop it or set another state_dir",
-            state_dir.display()
-        ),
-        _ => anyhow!(error).context(format!(
-            "cannot use the state folder {}",
-            state_dir.display()
-        )),
+        io::ErrorKind::WouldBlock => {
+            anyhow!("another platform runs in {}; stop it or set another state_dir", state_dir.display())
+        }
+        _ => anyhow!(error).context(format!("cannot use the state folder {}", state_dir.display())),
     })
 }

@@ -34,9 +34,7 @@ impl TryFrom<String> for Secret {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let key = text
-            .strip_prefix("whsec_")
-            .and_then(|coded| STANDARD.decode(coded).ok());
+        let key = text.strip_prefix("whsec_").and_then(|coded| STANDARD.decode(coded).ok());
         if key.is_none_or(|key| !(24..=64).contains(&key.len())) {
             return Err("field `secret` must be whsec_ and the base64 of 24 to 64 bytes");
         }
@@ -53,34 +51,21 @@ impl PartialEq for Secret {
 impl Secret {
     /// The signature header for a message that we send.
     pub(crate) fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
-        format!(
-            "v1,{}",
-            STANDARD.encode(self.mac(id, timestamp, body).finalize().into_bytes())
-        )
+        format!("v1,{}", STANDARD.encode(self.mac(id, timestamp, body).finalize().into_bytes()))
     }
 
     /// Checks a message that we received; the signature first, so that only who holds the secret learns
     /// that the clocks differ.
     pub(crate) fn verify(&self, signed: &Signed<'_>, body: &[u8]) -> Result<(), Rejected> {
         let matches = |signature: &str| {
-            let sent = signature
-                .strip_prefix("v1,")
-                .and_then(|coded| STANDARD.decode(coded).ok());
-            sent.is_some_and(|sent| {
-                self.mac(signed.id, signed.timestamp, body)
-                    .verify_slice(&sent)
-                    .is_ok()
-            })
+            let sent = signature.strip_prefix("v1,").and_then(|coded| STANDARD.decode(coded).ok());
+            sent.is_some_and(|sent| self.mac(signed.id, signed.timestamp, body).verify_slice(&sent).is_ok())
         };
         if !signed.signatures.split(' ').take(16).any(matches) {
             return Err(Rejected::Signature);
         }
         let seconds_off = clock::unix_seconds().abs_diff(signed.timestamp);
-        if seconds_off > WINDOW {
-            Err(Rejected::Stale { seconds_off })
-        } else {
-            Ok(())
-        }
+        if seconds_off > WINDOW { Err(Rejected::Stale { seconds_off }) } else { Ok(()) }
     }
 
     /// By what the other side can tell, without seeing it, that this is the secret it knows.
@@ -92,8 +77,7 @@ impl Secret {
         let coded = self.0.expose_secret().trim_start_matches("whsec_");
         let key = STANDARD.decode(coded).unwrap_or_default();
         #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of every length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of every length");
         mac.update(format!("{id}.{timestamp}.").as_bytes());
         mac.update(body);
         mac
@@ -150,11 +134,7 @@ mod tests {
 
     /// The text between two marks of the document.
     fn between(start: &str, end: &str) -> &'static str {
-        DOCUMENT
-            .split_once(start)
-            .and_then(|(_, rest)| rest.split_once(end))
-            .unwrap()
-            .0
+        DOCUMENT.split_once(start).and_then(|(_, rest)| rest.split_once(end)).unwrap().0
     }
 
     #[test]
@@ -166,27 +146,13 @@ mod tests {
         let body = between(&format!("{signature}\n\n    "), "\n");
         assert_eq!(body.len(), 125);
         assert_eq!(secret.sign(id, timestamp, body.as_bytes()), signature);
-        let key = STANDARD
-            .decode(secret.0.expose_secret().trim_start_matches("whsec_"))
-            .unwrap();
+        let key = STANDARD.decode(secret.0.expose_secret().trim_start_matches("whsec_")).unwrap();
         assert_eq!(between("    key        ", " "), hex(&key));
-        assert!(
-            DOCUMENT.matches(signature).count() == 2 && DOCUMENT.matches(&hex(&key)).count() == 2
-        );
-        let mut signed = Signed {
-            id,
-            timestamp,
-            signatures: signature,
-        };
-        assert!(matches!(
-            secret.verify(&signed, body.as_bytes()),
-            Err(Rejected::Stale { .. })
-        ));
+        assert!(DOCUMENT.matches(signature).count() == 2 && DOCUMENT.matches(&hex(&key)).count() == 2);
+        let mut signed = Signed { id, timestamp, signatures: signature };
+        assert!(matches!(secret.verify(&signed, body.as_bytes()), Err(Rejected::Stale { .. })));
         signed.id = "another";
-        assert_eq!(
-            secret.verify(&signed, body.as_bytes()),
-            Err(Rejected::Signature)
-        );
+        assert_eq!(secret.verify(&signed, body.as_bytes()), Err(Rejected::Signature));
     }
 
     #[test]

@@ -111,7 +111,8 @@ async fn uploads_with_a_crash(ctx: &Ctx, way: Way) -> Result<Missing> {
 
 /// What MinIO says it could not hand over to a target without `queue_dir`.
 async fn dropped_by_minio(world: &World) -> Result<usize> {
-    let text = reqwest::get(format!("{}/minio/v2/metrics/cluster", world.minio.endpoint())).await?.text().await?;
+    let text =
+        reqwest::get(format!("{}/minio/v2/metrics/cluster", world.minio.endpoint())).await?.text().await?;
     let line = text.lines().find(|line| line.starts_with("minio_notify_target_failed_events"));
     match line {
         Some(line) => {

@@ -45,7 +45,8 @@ pub(crate) fn matrix() -> Vec<Test> {
 }
 
 async fn fires(ctx: Ctx, transport: Transport, engine: Option<Engine>) -> Result<()> {
-    let functions = format!("{}{}", noting("thumb", "printf made-it"), noting("slow", "sleep 0.2; printf made-it"));
+    let functions =
+        format!("{}{}", noting("thumb", "printf made-it"), noting("slow", "sleep 0.2; printf made-it"));
     let mut plan = Plan::webhook(&functions);
     let mosquitto = match transport {
         Transport::Webhook => None,

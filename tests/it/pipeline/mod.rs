@@ -2,11 +2,20 @@
 
 mod away;
 mod crash;
+mod fates;
 mod firing;
 mod world;
 
-use away::*;
-use crash::*;
+use away::without_mysql_events_fire_and_retry_and_bindings_wait;
+use crash::{
+    kill_9_loses_nothing_that_a_queue_dir_holds, kill_9_loses_nothing_that_comes_by_mqtt,
+    kill_9_loses_nothing_that_was_answered_without_a_queue_dir,
+};
+use fates::{
+    a_binding_begun_on_the_platform_becomes_active_and_is_taken_back,
+    a_failing_function_retries_dies_is_mended_and_replayed, a_platform_that_is_away_costs_no_attempt,
+    secrets_are_in_no_log,
+};
 
 use crate::harness::suite::{Test, tests};
 
@@ -16,6 +25,10 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] kill_9_loses_nothing_that_a_queue_dir_holds within 180;
         [Minio] kill_9_loses_nothing_that_was_answered_without_a_queue_dir within 180;
         [Minio, MySql] without_mysql_events_fire_and_retry_and_bindings_wait within 180;
+        [Minio] a_failing_function_retries_dies_is_mended_and_replayed;
+        [Minio] a_platform_that_is_away_costs_no_attempt;
+        [Minio] a_binding_begun_on_the_platform_becomes_active_and_is_taken_back;
+        [Minio] secrets_are_in_no_log;
     };
     tests.extend(firing::matrix());
     tests

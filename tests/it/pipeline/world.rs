@@ -28,6 +28,10 @@ const PLATFORM_TOKEN: &str = "token-that-triggerd-shows-the-platform";
 const API_TOKEN: &str = "token-that-the-platform-shows-triggerd";
 const WEBHOOK_TOKEN: &str = "token-of-the-webhook-target";
 
+/// What must appear in no log.
+pub(crate) const SECRETS: [&str; 5] =
+    [OPERATOR_TOKEN, PLATFORM_TOKEN, API_TOKEN, WEBHOOK_TOKEN, minio::SECRET_KEY];
+
 /// How notifications come from MinIO to the daemon.
 #[derive(Debug, Clone)]
 pub(crate) enum Way {
