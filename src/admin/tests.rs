@@ -447,6 +447,9 @@ async fn match_explains_outlines_and_whole_events() {
         .problem(400, "bad-request");
     let unknown = json!({"bucket": "photos", "key": "", "storage": "nas"});
     api.post(OPERATOR, "/v1/match", &unknown).await.problem(422, "unknown-storage");
+    api.world.sick.store(true, Ordering::Relaxed);
+    let failed = api.post(OPERATOR, "/v1/match", &outline).await;
+    assert!(!failed.problem(500, "catalog-failed").contains("disk I/O"), "causes belong into the log");
 }
 
 #[tokio::test]
