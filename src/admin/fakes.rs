@@ -409,9 +409,12 @@ impl Reconciler for World {
 
 #[async_trait]
 impl Explain for World {
-    async fn explain(&self, event: &Event) -> Vec<Explanation> {
+    async fn explain(&self, event: &Event) -> Result<Vec<Explanation>, Unexplained> {
+        if self.sick.load(Ordering::Relaxed) {
+            return Err(Unexplained("disk I/O error".into()));
+        }
         lock(&self.explained).push(event.clone());
-        lock(&self.explanations).clone()
+        Ok(lock(&self.explanations).clone())
     }
 }
 

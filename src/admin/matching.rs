@@ -25,7 +25,7 @@ pub(super) async fn explain(
     body: Body,
 ) -> Result<Json<Matched>, Problem> {
     let event = event(&state, body.json()?)?;
-    let mut found = state.catalog.explain(&event).await;
+    let mut found = state.catalog.explain(&event).await?;
     found.retain(|explanation| caller.may_see(&explanation.platform));
     found.sort_by_key(|explanation| (!explanation.fires, explanation.binding));
     let fires = found.iter().filter(|explanation| explanation.fires).count();

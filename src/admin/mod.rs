@@ -14,12 +14,14 @@
 //! again: the reconciler reads the whole intended state. When the relations are away, changes get a clear 503, and what
 //! this daemon holds itself (dead letters, recent outcomes) is served on.
 //!
-//! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once; pages are limited. Every error is a
-//! problem document (RFC 9457) that says what to do. No secret is ever part of an answer.
+//! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once, 256 connections, none of them silent for
+//! more than a minute; pages are limited. Every error is a problem document (RFC 9457) that says what
+//! to do. No secret is ever part of an answer.
 
 mod access;
 mod bindings;
 mod callbacks;
+mod connections;
 mod dead_letters;
 mod extract;
 mod health;
@@ -56,13 +58,14 @@ use crate::{
 };
 
 pub use access::{Access, Caller};
-pub use ports::{CallbackAnswer, Callbacks, ConfirmError, Explain, Health, Part, Reconciler};
+pub use ports::{CallbackAnswer, Callbacks, ConfirmError, Explain, Health, Part, Reconciler, Unexplained};
 pub use problem::Problem;
 
 /// Largest body of a request, in bytes.
 pub const MAX_BODY: usize = 256 << 10;
 const MAX_TIME: Duration = Duration::from_secs(30);
 const MAX_REQUESTS: usize = 128;
+const MAX_CONNECTIONS: usize = 256;
 
 /// The names that a binding may use.
 #[derive(Debug, Clone, Default)]
@@ -166,6 +169,7 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
 
 /// Serves until `stop`, then finishes what has begun.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+    let listener = connections::Bounded::new(listener, MAX_CONNECTIONS);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 

@@ -47,8 +47,13 @@ pub enum ConfirmError {
 #[async_trait]
 pub trait Explain: Send + Sync + Debug {
     /// Every binding of the event's bucket: whether it would fire for this event, and why not.
-    async fn explain(&self, event: &Event) -> Vec<Explanation>;
+    async fn explain(&self, event: &Event) -> Result<Vec<Explanation>, Unexplained>;
 }
+
+/// The catalog could not read the bindings.
+#[derive(Debug, thiserror::Error)]
+#[error("the catalog cannot read the bindings")]
+pub struct Unexplained(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// One part of the daemon, as health shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,8 @@ use crate::{
     telemetry::{Chain, excerpt},
 };
 
+use super::ports::Unexplained;
+
 /// A request that did not do what it asked for.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -141,6 +143,15 @@ impl From<QueueError> for Problem {
                 "look at the disk that holds the state directory; the daemon's log holds the whole cause",
             ),
         }
+    }
+}
+
+impl From<Unexplained> for Problem {
+    fn from(error: Unexplained) -> Self {
+        tracing::warn!(error = %Chain(&error), "a request of the admin API failed at the catalog");
+        Self::new(500, "catalog-failed", "The bindings cannot be read")
+            .detail(error.to_string())
+            .remedy("look at the disk that holds the state directory; the daemon's log holds the whole cause")
     }
 }
 

@@ -78,9 +78,8 @@ pub fn load(inputs: &Inputs) -> Loaded {
         dispatch: reader.section("dispatch"),
         log: reader.section("log"),
     };
-    let Reader { mut problems, storages, .. } = reader;
-    let storages: Vec<&str> = storages.iter().map(String::as_str).collect();
-    problems.extend(validate::all(&config, &storages));
+    let Reader { mut problems, written, .. } = reader;
+    problems.extend(validate::all(&config, &written));
     Loaded { config, problems }
 }
 
@@ -99,7 +98,7 @@ struct Reader {
     figment: Figment,
     sections: Dict,
     folders: Folders,
-    storages: Vec<String>,
+    written: validate::Written,
     problems: Vec<Problem>,
 }
 
@@ -117,7 +116,7 @@ impl Reader {
             figment,
             sections: whole.into_dict().unwrap_or_default(),
             folders: Folders { credentials, config },
-            storages: Vec::new(),
+            written: validate::Written::default(),
             problems: Vec::new(),
         };
         if mode & 0o004 != 0 && reader.has_secret_in_file() {
@@ -158,8 +157,10 @@ impl Reader {
             self.problems.push(Problem::error(name, what, format!("write it as `[{name}.NAME]`")));
             return BTreeMap::new();
         };
-        if name == "storages" {
-            self.storages = entries.keys().cloned().collect();
+        match name {
+            "storages" => self.written.storages = entries.keys().cloned().collect(),
+            "sources" => self.written.sources = entries.len(),
+            _ => self.written.platforms = entries.len(),
         }
         let mut sections = BTreeMap::new();
         for (key, value) in entries {
@@ -201,6 +202,7 @@ impl Reader {
     /// Reads one section, leaving out every key that serde refuses; none when what is left is not enough.
     fn read<T: DeserializeOwned>(&mut self, place: &str, mut value: Value) -> Option<T> {
         let mut left_out: HashSet<String> = HashSet::new();
+        self.numbers_for_words(place, &mut value, &mut left_out);
         loop {
             let error = match value.deserialize::<T>() {
                 Ok(section) => return Some(section),
@@ -225,6 +227,22 @@ impl Reader {
                 return None;
             }
             left_out.extend(error.path.last().cloned());
+        }
+    }
+
+    /// Leaves out numbers where a word is expected: figment would take them for the word's place in its list.
+    fn numbers_for_words(&mut self, place: &str, value: &mut Value, left_out: &mut HashSet<String>) {
+        const WORDS: [&str; 4] = ["driver", "format", "redelivers", "version"];
+        let Value::Dict(_, keys) = value else {
+            return;
+        };
+        for key in WORDS {
+            if matches!(keys.get(key), Some(Value::Num(..))) {
+                keys.remove(key);
+                left_out.insert(key.to_owned());
+                let what = "a text is expected, and a number was found";
+                self.problems.push(Problem::error(format!("{place}.{key}"), what, "put it in quotes"));
+            }
         }
     }
 

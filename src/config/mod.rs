@@ -63,8 +63,7 @@ pub struct Config {
 impl Config {
     /// Everything that is wrong with it and everything that is probably not meant; empty when all is well.
     pub fn validate(&self) -> Vec<Problem> {
-        let storages: Vec<&str> = self.storages.keys().map(String::as_str).collect();
-        validate::all(self, &storages)
+        validate::all(self, &validate::Written::of(self))
     }
 
     /// The storage that is meant when none is named: the only one.

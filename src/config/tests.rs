@@ -124,6 +124,19 @@ fn wrong_types_and_missing_keys_are_reported_together_without_values() {
 }
 
 #[test]
+fn a_number_is_not_taken_for_a_word() {
+    let source =
+        "\n[sources.b]\ntype = \"mqtt\"\nbroker = \"mqtt://localhost\"\ntopic = \"t\"\nversion = 1\n";
+    let config =
+        example("driver = \"rules\"", "driver = 0").replacen("redelivers = \"yes\"", "redelivers = 1", 1);
+    let problems = problems(&format!("{config}{source}"));
+    for place in ["platforms.local.driver", "sources.minio.redelivers", "sources.b.version"] {
+        has(&problems, "Error", &[place, "a number was found", "in quotes"]);
+    }
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+}
+
+#[test]
 fn broken_toml_names_its_line_and_not_what_is_on_it() {
     let problems = problems("[admin]\ntoken = \"hunter2hunter2hunter2\nlisten = 3\n");
     has(&problems, "Error", &["triggerd.toml", "line 2 is no TOML"]);
@@ -257,6 +270,35 @@ fn waiting_for_a_function_has_no_effect_where_nothing_is_redelivered() {
         1,
     );
     has(&problems(&config), "Warning", &["sources.minio.ack_within_ms", "no effect"]);
+}
+
+#[test]
+fn numbers_that_cannot_work_are_refused() {
+    let config = example("#max_bytes = 2147483648", "max_bytes = 1000")
+        .replacen("#function_share = 0.25", "function_share = 1.5", 1)
+        .replacen("#max_attempts_kept = 20", "max_attempts_kept = 0", 1)
+        .replacen("#max_running = 512", "max_running = 0", 1)
+        .replacen("#drain_s = 20", "drain_s = 600", 1)
+        .replacen("#level = \"info\"", "level = \"=loud=\"", 1)
+        .replacen("#max_body = 1048576", "max_body = 100000000", 1)
+        .replacen("#name = \"storage1\"\n", "name = \"two words\"\n", 1)
+        .replacen("#state_dir = \"/var/lib/triggerd\"", "state_dir = \"state\"", 1);
+    let problems = problems(&config);
+    for place in [
+        "queue.max_bytes",
+        "queue.function_share",
+        "queue.dead_letter_reserve",
+        "queue.max_attempts_kept",
+        "dispatch.max_running",
+        "log.level",
+        "sources.minio.bound.bytes",
+        "node.name",
+        "node.state_dir",
+    ] {
+        has(&problems, "Error", &[&format!("{place}:")]);
+    }
+    has(&problems, "Warning", &["dispatch.drain_s"]);
+    assert_eq!(problems.len(), 10, "{problems:#?}");
 }
 
 #[test]

@@ -16,9 +16,27 @@ use url::{Url, is_local};
 const LEAST_QUEUE: u64 = 16 << 20;
 const LEAST_TOKEN: usize = 16;
 
-/// Every problem of `config`. `storages` are the names that sources may use, those of storages that could not be read
-/// among them.
-pub(super) fn all(config: &Config, storages: &[&str]) -> Vec<Problem> {
+/// What is written in the config, whether it could be read or not; so that what could not be read is not missed twice.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Written {
+    /// The storages' names.
+    pub(super) storages: Vec<String>,
+    /// How many sources there are.
+    pub(super) sources: usize,
+    /// How many platforms there are.
+    pub(super) platforms: usize,
+}
+
+impl Written {
+    /// What is in a config that could be read whole.
+    pub(super) fn of(config: &Config) -> Self {
+        let storages = config.storages.keys().cloned().collect();
+        Self { storages, sources: config.sources.len(), platforms: config.platforms.len() }
+    }
+}
+
+/// Every problem of `config`.
+pub(super) fn all(config: &Config, written: &Written) -> Vec<Problem> {
     let mut problems = Vec::new();
     let to = &mut problems;
     node(config, to);
@@ -30,12 +48,12 @@ pub(super) fn all(config: &Config, storages: &[&str]) -> Vec<Problem> {
     for (name, storage) in &config.storages {
         self::storage(name, storage, to);
     }
-    if storages.is_empty() {
+    if written.storages.is_empty() {
         let remedy = "describe your MinIO under `[storages.main]`";
         to.push(Problem::warning("storages", "there is no storage, so nothing can be bound", remedy));
     }
-    sources::all(config, storages, to);
-    platforms(config, to);
+    sources::all(config, written, to);
+    platforms(config, written, to);
     dispatch(config, to);
     to.extend(log(config));
     problems
@@ -90,6 +108,17 @@ fn queue(config: &Config, to: &mut Vec<Problem>) {
     if config.queue.max_bytes < LEAST_QUEUE {
         let remedy = format!("give it at least {LEAST_QUEUE} bytes");
         to.push(Problem::error("queue.max_bytes", "this is too small to hold anything", remedy));
+    }
+    let (kept, max) =
+        (config.queue.dead_letter_reserve.max(config.queue.quarantine_bytes), config.queue.max_bytes);
+    if kept >= max {
+        let what = format!("{kept} bytes for dead letters or quarantine leave nothing of max_bytes ({max})");
+        let remedy = "lower `dead_letter_reserve` and `quarantine_bytes`, or raise `max_bytes`";
+        to.push(Problem::error("queue.dead_letter_reserve", what, remedy));
+    }
+    if config.queue.max_attempts_kept == 0 {
+        let what = "0 attempts say nothing of why a delivery died";
+        to.push(Problem::error("queue.max_attempts_kept", what, "use at least 1"));
     }
     let share = config.queue.function_share;
     if !(share > 0.0 && share <= 1.0) {
@@ -236,8 +265,8 @@ fn storage(name: &str, storage: &StorageConfig, to: &mut Vec<Problem>) {
     }
 }
 
-fn platforms(config: &Config, to: &mut Vec<Problem>) {
-    if config.platforms.is_empty() {
+fn platforms(config: &Config, written: &Written, to: &mut Vec<Problem>) {
+    if written.platforms == 0 {
         let remedy = "describe one under `[platforms.local]`";
         to.push(Problem::warning("platforms", "there is no platform, so no function can be called", remedy));
     }

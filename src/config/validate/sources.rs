@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    bad_name,
+    Written, bad_name,
     url::{Url, is_local},
 };
 
@@ -19,8 +19,9 @@ const MINIO_PATIENCE_MS: u64 = 60_000;
 /// MinIO has no more than two requests under way, so the wait of one is the wait of all behind it.
 const LONG_WAIT_MS: u64 = 250;
 
-pub(super) fn all(config: &Config, storages: &[&str], to: &mut Vec<Problem>) {
-    if config.sources.is_empty() {
+pub(super) fn all(config: &Config, written: &Written, to: &mut Vec<Problem>) {
+    let storages: Vec<&str> = written.storages.iter().map(String::as_str).collect();
+    if written.sources == 0 {
         let remedy = "describe where MinIO sends to under `[sources.minio]`";
         to.push(Problem::warning("sources", "there is no source, so no event can come in", remedy));
     }
@@ -29,12 +30,13 @@ pub(super) fn all(config: &Config, storages: &[&str], to: &mut Vec<Problem>) {
         if let Some(what) = bad_name(name) {
             to.push(Problem::error(&place, what, "rename the section"));
         }
-        storage(&place, source, storages, to);
+        storage(&place, source, &storages, to);
         match source {
             SourceConfig::Webhook(source) => webhook(&place, source, to),
             SourceConfig::Mqtt(source) => mqtt(&place, source, to),
         }
-        if source.redelivers() == Redelivers::Twin {
+        // The safe one may be among those that could not be read.
+        if source.redelivers() == Redelivers::Twin && config.sources.len() == written.sources {
             twin(config, name, source, to);
         }
     }

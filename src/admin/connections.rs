@@ -1,0 +1,137 @@
+//! A listener whose connections are bounded: so many at once, and none that says nothing for long.
+//!
+//! Requests have bounds of their own; this one keeps connections without a request from using up the process's file
+//! descriptors, which the sources need.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::serve::Listener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
+};
+
+/// Longer than any request may take.
+const MAX_SILENCE: Duration = Duration::from_mins(1);
+
+/// A listener with room for so many connections; more wait in the system's backlog.
+#[derive(Debug)]
+pub(super) struct Bounded {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+}
+
+impl Bounded {
+    /// This listener with room for so many.
+    pub(super) fn new(listener: TcpListener, room: usize) -> Self {
+        Self { listener, room: Arc::new(Semaphore::new(room)) }
+    }
+}
+
+impl Listener for Bounded {
+    type Io = Held;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Held, SocketAddr) {
+        // The semaphore is never closed; were it, the connection would only not be counted.
+        let permit = Arc::clone(&self.room).acquire_owned().await.ok();
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        (Held { stream, silence: Box::pin(sleep(MAX_SILENCE)), _permit: permit }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that holds its place, and is closed when nothing comes for [`MAX_SILENCE`].
+#[derive(Debug)]
+pub(super) struct Held {
+    stream: TcpStream,
+    silence: Pin<Box<Sleep>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
+            self.silence.set(sleep(MAX_SILENCE));
+            return Poll::Ready(read);
+        }
+        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::get};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn served(room: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(|| async { "in" }));
+        tokio::spawn(async move { axum::serve(Bounded::new(listener, room), router).await });
+        address
+    }
+
+    async fn ask(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_the_bound_waits_for_its_place() {
+        let address = served(1).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        // A part of a request, so that the first one is known to have its place.
+        first.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let waiting = tokio::spawn(async move { ask(&mut second).await });
+        let early = tokio::time::timeout(Duration::from_millis(200), first.read_u8()).await;
+        assert!(early.is_err() && !waiting.is_finished());
+        drop(first);
+        let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+        assert!(answer.ends_with("in"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_is_closed() {
+        let address = served(1).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(b"GET / HT").await.unwrap();
+        let ended = tokio::time::timeout(MAX_SILENCE * 2, silent.read_u8()).await;
+        assert!(ended.is_ok_and(|read| read.is_err()), "the connection was left open");
+    }
+}

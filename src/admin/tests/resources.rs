@@ -1,0 +1,184 @@
+//! Dead letters, matching, outcomes, nodes, results.
+
+use super::*;
+use crate::{
+    admin::wire::Explanation,
+    domain::{
+        binding::State as BindingState,
+        clock::Timestamp,
+        ids::{DeliveryId, EventId},
+    },
+    telemetry::RecentOutcome,
+};
+
+#[tokio::test]
+async fn a_dead_letter_shows_its_event_attempts_and_reason() {
+    let api = Api::new();
+    let id = api.bind(OPERATOR, &request()).await;
+    let letter = api.world.bury(id, "local", "in/ä b.jpg");
+    let answer = api.get(OPERATOR, &format!("/v1/dead-letters/{letter}")).await;
+    let body = answer.is(200);
+    assert_eq!(
+        (&body["reason"], &body["event"]["key"]),
+        (&json!("attempts_exhausted"), &json!("in/ä b.jpg"))
+    );
+    assert_eq!(body["attempts"][0]["detail"], "exit status 1");
+    assert_eq!(body["event"]["record"]["key"], "in/ä b.jpg");
+    let typed: wire::DeadLetterView = serde_json::from_str(&answer.text).unwrap();
+    assert_eq!(typed.id, letter);
+    let missing = DeliveryId::from_bytes([3; 16]);
+    api.get(OPERATOR, &format!("/v1/dead-letters/{missing}")).await.problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_replay_wakes_the_function_and_a_discard_forgets() {
+    let api = Api::new();
+    let id = api.bind(OPERATOR, &request()).await;
+    let (one, two) = (api.world.bury(id, "local", "1"), api.world.bury(id, "local", "2"));
+    let answer = api.post(OPERATOR, &format!("/v1/dead-letters/{one}/replay"), &json!(null)).await;
+    assert_eq!(answer.is(202), &json!({"id": one.to_string(), "platform": "local", "function": "thumb"}));
+    assert_eq!(api.world.calls().last().unwrap(), "wake function local/thumb");
+    api.post(OPERATOR, &format!("/v1/dead-letters/{one}/replay"), &json!(null))
+        .await
+        .problem(404, "not-found");
+    assert_eq!(api.delete(OPERATOR, &format!("/v1/dead-letters/{two}")).await.status, StatusCode::NO_CONTENT);
+    api.delete(OPERATOR, &format!("/v1/dead-letters/{two}")).await.problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_binding_is_gone_is_not_replayed() {
+    let api = Api::new();
+    let letter = api.world.bury(BindingId::from_bytes([5; 16]), "local", "x");
+    let answer = api.post(OPERATOR, &format!("/v1/dead-letters/{letter}/replay"), &json!(null)).await;
+    answer.problem(409, "binding-gone");
+    assert!(api.world.letters.lock().unwrap().contains_key(&letter));
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_in_pages_and_by_binding() {
+    let api = Api::new();
+    let (a, b) = (BindingId::from_bytes([1; 16]), BindingId::from_bytes([2; 16]));
+    for number in 0..3 {
+        api.world.bury(a, "local", &number.to_string());
+        api.world.bury(b, "local", &number.to_string());
+    }
+    let page = api.get(OPERATOR, &format!("/v1/dead-letters?binding={a}&limit=2")).await;
+    let page: wire::DeadLetters = serde_json::from_value(page.is(200).clone()).unwrap();
+    assert_eq!(page.dead_letters.len(), 2);
+    let rest = format!("/v1/dead-letters?binding={a}&limit=2&before={}", page.next.unwrap());
+    let rest = api.get(OPERATOR, &rest).await;
+    let rest: wire::DeadLetters = serde_json::from_value(rest.is(200).clone()).unwrap();
+    assert_eq!((rest.dead_letters.len(), rest.next), (1, None));
+    assert!(rest.dead_letters.iter().chain(&page.dead_letters).all(|letter| letter.binding == a));
+}
+
+fn explanation(number: u8, platform: &str, fires: bool) -> Explanation {
+    Explanation {
+        binding: BindingId::from_bytes([number; 16]),
+        platform: platform.into(),
+        function: "thumb".into(),
+        state: BindingState::Active,
+        fires,
+        reasons: if fires { vec![] } else { vec!["the key does not begin with `in/`".into()] },
+    }
+}
+
+#[tokio::test]
+async fn match_explains_outlines_and_whole_events() {
+    let api = Api::new();
+    *api.world.explanations.lock().unwrap() =
+        vec![explanation(1, "local", false), explanation(2, "other", true), explanation(3, "local", true)];
+    let outline =
+        json!({"bucket": "photos", "key": "in/a b.jpg", "name": "ObjectRemoved:Delete", "principal": "eve"});
+    let answer = api.post(OPERATOR, "/v1/match", &outline).await;
+    let matched: wire::Matched = serde_json::from_value(answer.is(200).clone()).unwrap();
+    assert_eq!(matched.fires, 2);
+    assert_eq!(matched.bindings.iter().map(|one| one.fires).collect::<Vec<_>>(), [true, true, false]);
+    {
+        let explained = api.world.explained.lock().unwrap();
+        let event = &explained[0];
+        assert_eq!((event.name.as_str(), event.storage.as_str()), ("s3:ObjectRemoved:Delete", "main"));
+        assert_eq!((event.key.as_str(), event.principal.as_str()), ("in/a b.jpg", "eve"));
+    }
+    let own = api.post(LOCAL, "/v1/match", &outline).await;
+    assert_eq!(own.is(200)["bindings"].as_array().unwrap().len(), 2);
+
+    let letter = api.world.bury(BindingId::from_bytes([1; 16]), "local", "whole");
+    let event = api.get(OPERATOR, &format!("/v1/dead-letters/{letter}")).await.body["event"].clone();
+    api.post(OPERATOR, "/v1/match", &json!({"event": event})).await.is(200);
+    assert_eq!(api.world.explained.lock().unwrap().last().unwrap().key, "whole");
+
+    api.post(OPERATOR, "/v1/match", &json!({"event": event, "key": "x"})).await.problem(400, "bad-request");
+    let missing = api.post(OPERATOR, "/v1/match", &json!({"bucket": "photos"})).await;
+    assert!(missing.problem(400, "bad-request").contains("key"));
+    api.post(OPERATOR, "/v1/match", &json!({"bucket": "photos", "kee": ""}))
+        .await
+        .problem(400, "bad-request");
+    let unknown = json!({"bucket": "photos", "key": "", "storage": "nas"});
+    api.post(OPERATOR, "/v1/match", &unknown).await.problem(422, "unknown-storage");
+    api.world.sick.store(true, Ordering::Relaxed);
+    let failed = api.post(OPERATOR, "/v1/match", &outline).await;
+    assert!(!failed.problem(500, "catalog-failed").contains("disk I/O"), "causes belong into the log");
+}
+
+#[tokio::test]
+async fn outcomes_are_the_newest_first_and_of_one_binding() {
+    let api = Api::new();
+    let own = api.bind(LOCAL, &request()).await;
+    for number in 0..3u8 {
+        api.state.recent.note(RecentOutcome {
+            at: Timestamp::from_micros(i64::from(number)),
+            event: EventId::from_bytes([number; 16]),
+            delivery: None,
+            binding: (number > 0).then_some(own),
+            bucket: "photos".into(),
+            key: number.to_string(),
+            name: "s3:ObjectCreated:Put".into(),
+            outcome: "ok".into(),
+            took_us: 1,
+            detail: String::new(),
+        });
+    }
+    let keys = |answer: Answer| -> Vec<String> {
+        let list = answer.is(200)["outcomes"].as_array().unwrap().clone();
+        list.iter().map(|one| one["key"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(keys(api.get(OPERATOR, "/v1/outcomes").await), ["2", "1", "0"]);
+    assert_eq!(keys(api.get(OPERATOR, "/v1/outcomes?limit=1").await), ["2"]);
+    assert_eq!(keys(api.get(LOCAL, &format!("/v1/outcomes?binding={own}")).await), ["2", "1"]);
+}
+
+#[tokio::test]
+async fn nodes_are_shown_and_forgotten_but_not_the_one_that_answers() {
+    let api = Api::new();
+    *api.world.nodes.lock().unwrap() = vec![node("old", 86_400), node("here", 0)];
+    let answer = api.get(OPERATOR, "/v1/nodes").await;
+    let nodes: wire::Nodes = serde_json::from_value(answer.is(200).clone()).unwrap();
+    let shown: Vec<_> =
+        nodes.nodes.iter().map(|node| (node.name.as_str(), node.this, node.silent_for_s)).collect();
+    assert_eq!(shown, [("here", true, 0), ("old", false, 86_400)]);
+    api.delete(OPERATOR, "/v1/nodes/here").await.problem(409, "node-alive");
+    assert_eq!(api.delete(OPERATOR, "/v1/nodes/old").await.status, StatusCode::NO_CONTENT);
+    api.delete(OPERATOR, "/v1/nodes/old").await.problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn results_go_to_whom_waits_for_them() {
+    let api = Api::new();
+    let callback = async |token: &str| {
+        api.send(Door::Callbacks, "", ("POST", &format!("/v1/callbacks/{token}")), "result").await
+    };
+    assert_eq!(callback("known").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(callback("again").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(api.world.calls()[0], "callback known of 6 bytes");
+    callback("unheard-of").await.problem(404, "unknown-callback");
+    callback("unsigned").await.problem(401, "callback-refused");
+    let elsewhere = callback("elsewhere").await;
+    assert!(elsewhere.problem(421, "other-node").contains("node2"));
+    let later = callback("later").await;
+    later.problem(503, "not-recorded");
+    assert_eq!(later.headers[header::RETRY_AFTER], "5");
+    let calls = api.world.calls().len();
+    callback(&"x".repeat(300)).await.problem(404, "unknown-callback");
+    assert_eq!(api.world.calls().len(), calls);
+}
