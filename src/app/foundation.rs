@@ -134,7 +134,10 @@ async fn open_queue(config: &Config, migrate: bool) -> anyhow::Result<(SqliteQue
     let options = QueueOptions {
         max_bytes: config.queue.max_bytes,
         function_share: config.queue.function_share,
-        dead_letter_reserve: config.queue.max_bytes / 8,
+        dead_letter_reserve: config.queue.dead_letter_reserve,
+        max_attempts_kept: config.queue.max_attempts_kept,
+        quarantine_items: config.queue.quarantine_items,
+        quarantine_bytes: config.queue.quarantine_bytes,
         migrate,
         ..QueueOptions::default()
     };

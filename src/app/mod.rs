@@ -124,6 +124,7 @@ impl Daemon {
                 .map(|(name, driver)| (name.as_str().into(), Arc::clone(driver)))
                 .collect(),
             callbacks: Some(Callbacks::new(&base_url)),
+            max_concurrency: config.dispatch.max_concurrency,
             recent: Arc::clone(&recent),
             clock: Arc::clone(&foundation.clock),
             entropy: Arc::clone(&foundation.entropy),

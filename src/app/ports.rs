@@ -63,22 +63,18 @@ impl intake::Matcher for CatalogPort {
 
 #[async_trait]
 impl admin::Explain for CatalogPort {
-    async fn explain(&self, event: &Event) -> Vec<wire::Explanation> {
-        let explained = self.0.explain(event, EXPLAINED).await.unwrap_or_else(|error| {
-            tracing::error!(error = %Chain(&error), "the bindings cannot be read");
-            Vec::new()
+    async fn explain(&self, event: &Event) -> Result<Vec<wire::Explanation>, admin::Unexplained> {
+        let explained = self.0.explain(event, EXPLAINED).await;
+        let explained = explained.map_err(|error| admin::Unexplained(Box::new(error)))?;
+        let explained = explained.into_iter().map(|one| wire::Explanation {
+            binding: one.binding.id,
+            platform: one.binding.spec.function.platform.clone(),
+            function: one.binding.spec.function.function.clone(),
+            state: one.binding.state,
+            fires: one.fires,
+            reasons: one.reasons.iter().map(ToString::to_string).collect(),
         });
-        explained
-            .into_iter()
-            .map(|one| wire::Explanation {
-                binding: one.binding.id,
-                platform: one.binding.spec.function.platform.clone(),
-                function: one.binding.spec.function.function.clone(),
-                state: one.binding.state,
-                fires: one.fires,
-                reasons: one.reasons.iter().map(ToString::to_string).collect(),
-            })
-            .collect()
+        Ok(explained.collect())
     }
 }
 

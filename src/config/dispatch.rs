@@ -6,8 +6,8 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DispatchConfig {
-    /// Most attempts that run at once, over all functions. (Each function's own bound is its bindings' `concurrency`.)
-    pub max_running: usize,
+    /// Most calls of one function at once, whatever its bindings ask for by `concurrency`.
+    pub max_concurrency: u32,
     /// How long running attempts may go on when the daemon is stopped, in seconds. Those that are cut off cost no
     /// attempt. Keep it below the unit's `TimeoutStopSec`.
     pub drain_s: u64,
@@ -15,6 +15,6 @@ pub struct DispatchConfig {
 
 impl Default for DispatchConfig {
     fn default() -> Self {
-        Self { max_running: 512, drain_s: 20 }
+        Self { max_concurrency: 512, drain_s: 20 }
     }
 }

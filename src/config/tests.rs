@@ -110,13 +110,13 @@ fn wrong_types_and_missing_keys_are_reported_together_without_values() {
         "#token = \"write-a-long-random-text-here\"\ntoken_file = \"operator.token\"",
         "token = 8472648",
     )
-    .replacen("#max_running = 512", "max_running = \"many\"", 1)
+    .replacen("#max_concurrency = 512", "max_concurrency = \"many\"", 1)
     .replacen("driver = \"rules\"", "driver = \"lambada\"", 1)
     .replacen("listen = \"127.0.0.1:8370\"", "#gone", 1)
     .replacen("#[sources.minio.bound]\n#messages = 10000", "[sources.minio.bound]\nmessages = -1", 1);
     let problems = problems(&config);
     has(&problems, "Error", &["admin.token:", "a number was found", "in quotes"]);
-    has(&problems, "Error", &["dispatch.max_running:", "a text was found"]);
+    has(&problems, "Error", &["dispatch.max_concurrency:", "a text was found"]);
     has(&problems, "Error", &["platforms.local.driver", "`lambada`", "rules"]);
     has(&problems, "Error", &["sources.minio.listen:", "missing"]);
     has(&problems, "Error", &["sources.minio.bound.messages"]);
@@ -162,7 +162,7 @@ fn environment_overrides_the_file_and_may_hold_lists_and_numbers() {
         .env("TRIGGERD_CONFIG", "/ignored");
     let (config, warnings) = place.load().usable().unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
-    assert_eq!((config.admin.listen.port(), config.dispatch.max_running), (1234, 7));
+    assert_eq!((config.admin.listen.port(), config.dispatch.max_concurrency), (1234, 7));
     assert!(!config.relations.migrate_at_start);
     assert_eq!(config.storages["main"].ignore_principals, ["functions", "etl"]);
     // A secret of digits stays the text that it is.
@@ -277,7 +277,7 @@ fn numbers_that_cannot_work_are_refused() {
     let config = example("#max_bytes = 2147483648", "max_bytes = 1000")
         .replacen("#function_share = 0.25", "function_share = 1.5", 1)
         .replacen("#max_attempts_kept = 20", "max_attempts_kept = 0", 1)
-        .replacen("#max_running = 512", "max_running = 0", 1)
+        .replacen("#max_concurrency = 512", "max_concurrency = 0", 1)
         .replacen("#drain_s = 20", "drain_s = 600", 1)
         .replacen("#level = \"info\"", "level = \"=loud=\"", 1)
         .replacen("#max_body = 1048576", "max_body = 100000000", 1)
@@ -289,7 +289,7 @@ fn numbers_that_cannot_work_are_refused() {
         "queue.function_share",
         "queue.dead_letter_reserve",
         "queue.max_attempts_kept",
-        "dispatch.max_running",
+        "dispatch.max_concurrency",
         "log.level",
         "sources.minio.bound.bytes",
         "node.name",

@@ -114,6 +114,8 @@ pub struct Parts {
     pub drivers: HashMap<Arc<str>, Arc<dyn Driver>>,
     /// Where results of asynchronous calls may be sent; none when there is no callbacks' listener.
     pub callbacks: Option<callback::Callbacks>,
+    /// Most calls of one function at once, whatever its bindings ask for.
+    pub max_concurrency: u32,
     /// The recent outcomes.
     pub recent: Arc<Recent>,
     /// Time.
@@ -228,9 +230,15 @@ impl Dispatcher {
         if let Some(lane) = lanes.get(function) {
             return Arc::clone(lane);
         }
-        let lane = Lane::new(function.clone(), limit.max(1), Arc::clone(&self.inner.pump));
+        let limit = self.limit(limit);
+        let lane = Lane::new(function.clone(), limit, Arc::clone(&self.inner.pump));
         lanes.insert(function.clone(), Arc::clone(&lane));
         lane
+    }
+
+    /// A function's limit within the bounds of all.
+    fn limit(&self, wanted: u32) -> u32 {
+        wanted.clamp(1, self.inner.parts.max_concurrency.max(1))
     }
 
     /// Claims a delivery for one attempt; none when another attempt owns it.

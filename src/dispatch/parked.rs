@@ -73,7 +73,7 @@ impl Dispatcher {
                 return;
             }
             if let Some(limit) = self.inner.parts.bindings.function_limit(&lane.function).await {
-                lane.set_limit(limit.max(1));
+                lane.set_limit(self.limit(limit));
             }
             let now = self.inner.parts.clock.now();
             if lane.take_due(now)

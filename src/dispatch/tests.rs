@@ -158,6 +158,7 @@ impl Bench {
             bindings: Arc::new(OneBinding(Arc::clone(&binding))),
             drivers: HashMap::from([("local".into(), driver)]),
             callbacks: None,
+            max_concurrency: 512,
             recent: Arc::new(Recent::new(10)),
             clock,
             entropy: Arc::new(SeededEntropy::new(2)),

@@ -295,9 +295,9 @@ fn platforms(config: &Config, written: &Written, to: &mut Vec<Problem>) {
 }
 
 fn dispatch(config: &Config, to: &mut Vec<Problem>) {
-    if !(1..=100_000).contains(&config.dispatch.max_running) {
-        let what = format!("{} attempts at once cannot be", config.dispatch.max_running);
-        to.push(Problem::error("dispatch.max_running", what, "use a number between 1 and 100000"));
+    if !(1..=100_000).contains(&config.dispatch.max_concurrency) {
+        let what = format!("{} calls of a function at once cannot be", config.dispatch.max_concurrency);
+        to.push(Problem::error("dispatch.max_concurrency", what, "use a number between 1 and 100000"));
     }
     if config.dispatch.drain_s > 85 {
         let what = format!(
