@@ -152,24 +152,17 @@ impl Reconciler {
 
         let away = Away::default();
         let (core, away) = (&self.core, &away);
-        let looked: Vec<Result<Looked, Over>> = stream::iter(present)
-            .filter(|binding| std::future::ready(binding.state != State::Rejected))
+        let (rejected, present): (Vec<_>, Vec<_>) =
+            present.into_iter().partition(|binding| binding.state == State::Rejected);
+        let mut looked: Vec<Result<Looked, Over>> = stream::iter(present)
             .map(|binding| core.look_at_rule(binding, away))
             .buffer_unordered(RULES_AT_ONCE)
             .try_collect()
             .await?;
-        let ready = |looked: &&Looked| looked.rule.is_done() || looked.binding.state.matches();
-        let keys = looked.iter().flatten().filter(ready).map(|looked| &looked.binding).chain(&absent);
-        let keys: HashSet<BucketKey> = keys.map(key).collect();
-        let all = &all;
-        let buckets = stream::iter(keys)
-            .map(|key| async move {
-                let looked = core.look_at_bucket(&key, all).await?;
-                Ok((key, looked))
-            })
-            .buffer_unordered(BUCKETS_AT_ONCE)
-            .try_collect()
-            .await?;
+        looked.extend(rejected.into_iter().map(|binding| Err(Over(binding, Left::Settled))));
+        let keys: HashSet<BucketKey> =
+            looked.iter().filter_map(whose_bucket).chain(&absent).map(key).collect();
+        let buckets = core.look_at_buckets(keys).await?;
         let world = World { nodes, buckets };
 
         let gone = |id: &&BindingId| {
@@ -216,6 +209,26 @@ impl World {
 }
 
 impl Core {
+    /// Looks at each of these buckets once, with the bindings as they are now: what was rejected since the pass began needs
+    /// nothing any more.
+    async fn look_at_buckets(
+        &self,
+        keys: HashSet<BucketKey>,
+    ) -> Result<HashMap<BucketKey, BucketLooked>, RelationsError> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let all = &self.parts.relations.snapshot().await?.bindings;
+        stream::iter(keys)
+            .map(|key| async move {
+                let looked = self.look_at_bucket(&key, all).await?;
+                Ok((key, looked))
+            })
+            .buffer_unordered(BUCKETS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
     /// Decides and records where a present binding stands now, and holds or releases its deliveries.
     async fn conclude(&self, looked: Looked, world: &World) -> Result<Over, RelationsError> {
         let Looked { binding, rule, confirmation, .. } = looked;
@@ -291,6 +304,15 @@ impl Core {
             // What is about to be recorded, nobody has seen yet.
             _ => decide::seen_by_all(nodes, &self.settings.node, u64::MAX),
         }
+    }
+}
+
+/// The binding, if its bucket is to be looked at: its rule stands, or it fires, or it was rejected and may have left rules.
+fn whose_bucket(looked: &Result<Looked, Over>) -> Option<&Binding> {
+    match looked {
+        Ok(looked) if looked.rule.is_done() || looked.binding.state.matches() => Some(&looked.binding),
+        Err(Over(binding, _)) if binding.state == State::Rejected => Some(binding),
+        _ => None,
     }
 }
 

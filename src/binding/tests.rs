@@ -2,10 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use http::HeaderMap;
 use tempfile::TempDir;
 
 use super::{
-    Handle, InspectionVerdict, Parts, Reconciler, Settings, Storage, bucket_rules,
+    ConfirmError, Handle, InspectionVerdict, Parts, Reconciler, Settings, Storage, bucket_rules,
     fakes::{Crash, CrashingRelations, FakeDispatch, FakePlatform, FakeStorage, World, foreign},
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     },
     platform::{
         Driver,
-        signature::{Signed, sign},
+        signature::{Unverified, sign},
     },
     relations::{Bound, NewBinding, Relations, Role, SqliteRelations},
 };
@@ -53,6 +54,10 @@ impl Site {
     }
 
     fn start(&self) -> (Reconciler, Handle) {
+        self.start_node(NODE)
+    }
+
+    fn start_node(&self, node: &str) -> (Reconciler, Handle) {
         let relations = CrashingRelations(Arc::clone(&self.world), Arc::clone(&self.relations));
         let driver: Arc<dyn Driver> = Arc::new(FakePlatform(Arc::clone(&self.world)));
         let storage = Storage {
@@ -67,7 +72,7 @@ impl Site {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             entropy: Arc::new(SeededEntropy::new(1)),
         };
-        Reconciler::new(parts, Settings::new(NODE))
+        Reconciler::new(parts, Settings::new(node))
     }
 
     async fn bind(&self, function: &str) -> BindingId {
@@ -76,7 +81,7 @@ impl Site {
             "platform": "faas", "function": function,
         }))
         .unwrap();
-        let entropy = SeededEntropy::new(7);
+        let entropy = SeededEntropy::new(function.len() as u64);
         let mut random = [0; 10];
         entropy.fill(&mut random);
         let id = BindingId::new(self.clock.now(), random);
@@ -126,10 +131,7 @@ impl Site {
             let Some(binding) = self.binding(id).await else { continue };
             let body = format!(r#"{{"rule":"{id}","state":"confirmed"}}"#).into_bytes();
             let now = self.clock.now();
-            let signature = sign(&binding.secret, "confirm", now, &body).unwrap();
-            let timestamp = now.as_seconds().to_string();
-            let signed = Signed { id: "confirm", timestamp: &timestamp, signature: &signature };
-            handle.confirm(id, signed, &body).await.unwrap();
+            handle.confirm(id, &signed(&binding.secret, now, &body), &body).await.unwrap();
             if let Some(rule) = self.world.state().rules.get_mut(&id) {
                 rule.1 = true;
             }
@@ -179,6 +181,14 @@ impl Site {
         assert!(state.rules.is_empty() && !state.parked.contains_key(&id));
         assert_eq!(state.buckets["photos"].rules, [foreign()]);
     }
+}
+
+fn signed(secret: &SigningSecret, now: Timestamp, body: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("webhook-id", "confirm".parse().unwrap());
+    headers.insert("webhook-timestamp", now.as_seconds().into());
+    headers.insert("webhook-signature", sign(secret, "confirm", now, body).unwrap().parse().unwrap());
+    headers
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -429,6 +439,30 @@ async fn active_waits_for_every_registered_daemon() {
 }
 
 #[tokio::test]
+async fn two_daemons_at_once_end_where_one_does_and_rest_there() {
+    for story in [Story::Bind, Story::Unbind, Story::RuleChanged, Story::BucketRulesLost] {
+        let (site, id) = story.begin().await;
+        let second = site.bind("nobody").await;
+        let ((mut one, _), (mut two, _)) = (site.start(), site.start_node("b"));
+        let mut heads = Vec::new();
+        for _ in 0..30 {
+            let head = site.relations.head().await.unwrap();
+            for node in [NODE, "b"] {
+                site.relations.heartbeat(node, head.revision, None).await.unwrap();
+            }
+            let (first, other) = tokio::join!(one.pass(), two.pass());
+            (first.unwrap(), other.unwrap());
+            site.clock.advance(Duration::from_mins(7));
+            site.check_invariants().await;
+            heads.push(head);
+        }
+        story.end(&site, id).await;
+        assert_eq!(site.state(second).await, Some(State::Rejected));
+        assert!(heads[20..].windows(2).all(|pair| pair[0] == pair[1]), "{story:?} never rests: {heads:?}");
+    }
+}
+
+#[tokio::test]
 async fn unbinding_waits_for_running_deliveries_before_the_rule_goes() {
     let (site, id) = Story::Unbind.begin().await;
     site.world.state().running = 1;
@@ -484,20 +518,24 @@ async fn forged_confirmation_is_refused() {
     let (_reconciler, handle) = site.start();
     let binding = site.binding(id).await.unwrap();
     let now = site.clock.now();
-    let timestamp = now.as_seconds().to_string();
     let other = SigningSecret::generate(&SeededEntropy::new(99));
     let right = format!(r#"{{"rule":"{id}","state":"confirmed"}}"#);
     let wrong = format!(r#"{{"rule":"{}","state":"confirmed"}}"#, BindingId::from_bytes([1; 16]));
     for (secret, body, words) in
         [(&other, &right, "not believed"), (&binding.secret, &wrong, "the body must be")]
     {
-        let signature = sign(secret, "c", now, body.as_bytes()).unwrap();
-        let signed = Signed { id: "c", timestamp: &timestamp, signature: &signature };
-        let error = handle.confirm(id, signed, body.as_bytes()).await.unwrap_err();
+        let error =
+            handle.confirm(id, &signed(secret, now, body.as_bytes()), body.as_bytes()).await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
-    let signed = Signed { id: "c", timestamp: &timestamp, signature: "" };
-    assert!(handle.confirm(BindingId::from_bytes([1; 16]), signed, b"").await.is_err());
+    let bare = handle.confirm(id, &HeaderMap::new(), right.as_bytes()).await.unwrap_err();
+    assert!(matches!(bare, ConfirmError::Unverified(Unverified::Missing("webhook-id"))), "{bare:?}");
+    let headers = signed(&binding.secret, now, right.as_bytes());
+    let stranger = handle.confirm(BindingId::from_bytes([1; 16]), &headers, right.as_bytes()).await;
+    assert!(matches!(stranger, Err(ConfirmError::NoSuchBinding(_))), "{stranger:?}");
+    site.relations.unbind(id, "operator", now).await.unwrap();
+    let late = handle.confirm(id, &headers, right.as_bytes()).await;
+    assert!(matches!(late, Err(ConfirmError::NotWaiting { state: State::Unbinding, .. })), "{late:?}");
 }
 
 #[tokio::test]
