@@ -109,8 +109,8 @@ impl Core {
         Ok(damaged)
     }
 
-    /// Reads, writes and reads back under the lock. What is needed is read anew: a binding that another daemon has provided
-    /// for since our snapshot is in it, because it was in the relations first.
+    /// Reads, writes and reads back under the lock. What is needed is read anew: a binding that another daemon has
+    /// provided for since our snapshot is in it, because it was in the relations first.
     async fn write(&self, key: &BucketKey, storage: &Storage) -> Result<Found, RelationsError> {
         let Some(_lock) = self.parts.relations.lock_bucket(key.0.as_str(), &key.1).await? else {
             return Ok(Found::Waiting(format!("another daemon is writing the rules of bucket `{}`", key.1)));
@@ -126,8 +126,8 @@ impl Core {
                 key.0, key.1
             )));
         }
-        // Whoever rejects or unbinds a binding looks at its bucket afterwards: before our write, then we see it here; or
-        // after it, then they see what we wrote.
+        // Whoever rejects or unbinds a binding looks at its bucket afterwards: before our write, then we see it
+        // here; or after it, then they see what we wrote.
         let now = self.parts.relations.snapshot().await?.bindings;
         if bucket_rules::plan(&after, filters(key, &now), &storage.targets).is_some() {
             return Ok(Found::Waiting(format!("what bucket `{}` needs changed while it was written", key.1)));
@@ -154,8 +154,9 @@ impl Core {
         Ok(after)
     }
 
-    /// Remembers others' rules, and tells which of those seen before are not there any more: their owner removed them, or
-    /// MinIO hides them because their target is not configured, and the next write would lose them for good.
+    /// Remembers others' rules, and tells which of those seen before are not there any more: their owner removed
+    /// them, or MinIO hides them because their target is not configured, and the next write would lose them for
+    /// good.
     fn remember(&self, key: &BucketKey, current: &Configuration) {
         let theirs: Vec<BucketRule> =
             current.rules.iter().filter(|rule| !bucket_rules::is_ours(rule)).cloned().collect();

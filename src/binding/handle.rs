@@ -27,8 +27,8 @@ pub struct Handle {
 /// What an inspection found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InspectionVerdict {
-    /// All is well, with the binding as of this revision: an attempt that begins from now on with this revision, and is
-    /// told again that its binding is broken, has its final answer.
+    /// All is well, with the binding as of this revision: an attempt that begins from now on with this revision,
+    /// and is told again that its binding is broken, has its final answer.
     InStep {
         /// The binding's revision when it was inspected.
         revision: u64,
@@ -88,10 +88,10 @@ impl Handle {
 
     /// Takes a platform's signed confirmation that it holds the rule.
     ///
-    /// It is noted in memory and wakes the reconciler, which then takes the rule for confirmed. The platform marks the rule
-    /// only after our answer, so asking it at once would come too early; later it says so itself, so that nothing is
-    /// lost if we crash before the state is recorded, or if another daemon got the call.
-    /// One that comes again is taken again.
+    /// It is noted in memory and wakes the reconciler, which then takes the rule for confirmed. The platform marks
+    /// the rule only after our answer, so asking it at once would come too early; later it says so itself, so that
+    /// nothing is lost if we crash before the state is recorded, or if another daemon got the call. One that comes
+    /// again is taken again.
     pub async fn confirm(&self, id: BindingId, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError> {
         let signed = Signed::read(headers).map_err(ConfirmError::Unverified)?;
         let binding = self.relations.binding(id).await.map_err(ConfirmError::Unavailable)?;
@@ -108,8 +108,9 @@ impl Handle {
         Ok(())
     }
 
-    /// Has the binding inspected, by an inspection that begins after this call, and tells what it found. For dispatch, when
-    /// an attempt was answered as if the binding were broken. Ends when the reconciler's next pass does.
+    /// Has the binding inspected, by an inspection that begins after this call, and tells what it found. For
+    /// dispatch, when an attempt was answered as if the binding were broken. Ends when the reconciler's next pass
+    /// does.
     pub async fn inspect_now(&self, id: BindingId) -> InspectionVerdict {
         match self.agenda.suspect(id) {
             Some(verdict) => verdict.await.unwrap_or(InspectionVerdict::Unknown),

@@ -1,9 +1,9 @@
 //! The loop and its passes.
 //!
-//! A pass: read everything that is wanted; look at the rules of the bindings that are due (several at once; a platform that
-//! does not answer is asked once a pass); look at the buckets of those bindings, each once; conclude for each binding,
-//! and record it if the binding is still as it was. Whoever waits for an inspection is answered at the end, or told
-//! `Unknown` when the pass ends before.
+//! A pass: read everything that is wanted; look at the rules of the bindings that are due (several at once; a
+//! platform that does not answer is asked once a pass); look at the buckets of those bindings, each once; conclude
+//! for each binding, and record it if the binding is still as it was. Whoever waits for an inspection is answered
+//! at the end, or told `Unknown` when the pass ends before.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -196,21 +196,25 @@ impl Reconciler {
 }
 
 impl World {
-    /// The rule's verdict, made worse by what was found in the bucket.
+    /// The rule's verdict, made worse by what was found in the bucket: now, or before and not mended yet.
     fn verdict(&self, looked: &Looked) -> InspectionVerdict {
-        let bucket = self.buckets.get(&key(&looked.binding));
-        match bucket.and_then(|bucket| bucket.damaged.get(&looked.binding.id)) {
-            Some(reason) if matches!(looked.verdict, InspectionVerdict::InStep { .. }) => {
+        let binding = &looked.binding;
+        let bucket = self.buckets.get(&key(binding));
+        let now = bucket.and_then(|bucket| bucket.damaged.get(&binding.id));
+        let still = bucket.is_some_and(|bucket| !bucket.found.is_done()) && binding.state == State::Degraded;
+        let before = binding.reason.as_ref().filter(|_| still);
+        match (&looked.verdict, now.or(before)) {
+            (InspectionVerdict::InStep { .. }, Some(reason)) => {
                 InspectionVerdict::Damaged { reason: reason.clone() }
             }
-            _ => looked.verdict.clone(),
+            (verdict, _) => verdict.clone(),
         }
     }
 }
 
 impl Core {
-    /// Looks at each of these buckets once, with the bindings as they are now: what was rejected since the pass began needs
-    /// nothing any more.
+    /// Looks at each of these buckets once, with the bindings as they are now: what was rejected since the pass
+    /// began needs nothing any more.
     async fn look_at_buckets(
         &self,
         keys: HashSet<BucketKey>,
@@ -296,7 +300,8 @@ impl Core {
         held.is_ok()
     }
 
-    /// Whether every daemon has what is recorded of the binding in force; asked only where the answer decides its state.
+    /// Whether every daemon has what is recorded of the binding in force; asked only where the answer decides its
+    /// state.
     fn seen(&self, binding: &Binding, nodes: &[Node]) -> Found {
         match binding.state {
             State::Active | State::Paused => Found::Done,
@@ -307,7 +312,8 @@ impl Core {
     }
 }
 
-/// The binding, if its bucket is to be looked at: its rule stands, or it fires, or it was rejected and may have left rules.
+/// The binding, if its bucket is to be looked at: its rule stands, or it fires, or it was rejected and may have
+/// left rules.
 fn whose_bucket(looked: &Result<Looked, Over>) -> Option<&Binding> {
     match looked {
         Ok(looked) if looked.rule.is_done() || looked.binding.state.matches() => Some(&looked.binding),

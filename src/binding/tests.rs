@@ -509,6 +509,16 @@ async fn suspect_is_told_what_the_inspection_found() {
     site.world.state().rules.clear();
     assert!(matches!(verdict(&mut reconciler, id).await, InspectionVerdict::Damaged { .. }));
     site.settle(&mut reconciler, &handle).await;
+    let photos = site.world.state().buckets.remove("photos").unwrap();
+    for _ in 0..2 {
+        let verdict = verdict(&mut reconciler, id).await;
+        assert!(
+            matches!(&verdict, InspectionVerdict::Damaged { reason } if reason.contains("is gone")),
+            "{verdict:?}"
+        );
+    }
+    site.world.state().buckets.insert("photos".into(), photos);
+    site.settle(&mut reconciler, &handle).await;
     site.assert_active(id).await;
 }
 

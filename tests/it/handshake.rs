@@ -1,4 +1,5 @@
-//! The handshake on real parts: MinIO, the reference platform, SQLite relations, and the reconciler that runs by itself.
+//! The handshake on real parts: MinIO, the reference platform, SQLite relations, and the reconciler that runs by
+//! itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The driver of the Trigger Rules protocol against the real reference platform, and against a platform that misbehaves.
+//! The driver of the Trigger Rules protocol against the real reference platform, and against a platform that
+//! misbehaves.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
