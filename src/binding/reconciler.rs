@@ -107,7 +107,7 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.core.agenda.woken() => tokio::time::sleep(GATHER).await,
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait.max(GATHER)) => {}
             }
         }
     }
@@ -154,14 +154,13 @@ impl Reconciler {
         let (core, away) = (&self.core, &away);
         let (rejected, present): (Vec<_>, Vec<_>) =
             present.into_iter().partition(|binding| binding.state == State::Rejected);
-        let mut looked: Vec<Result<Looked, Over>> = stream::iter(present)
+        let looked: Vec<Result<Looked, Over>> = stream::iter(present)
             .map(|binding| core.look_at_rule(binding, away))
             .buffer_unordered(RULES_AT_ONCE)
             .try_collect()
             .await?;
-        looked.extend(rejected.into_iter().map(|binding| Err(Over(binding, Left::Settled))));
-        let keys: HashSet<BucketKey> =
-            looked.iter().filter_map(whose_bucket).chain(&absent).map(key).collect();
+        let bound = looked.iter().filter_map(whose_bucket);
+        let keys: HashSet<BucketKey> = bound.chain(&rejected).chain(&absent).map(key).collect();
         let buckets = core.look_at_buckets(keys).await?;
         let world = World { nodes, buckets };
 
@@ -170,7 +169,7 @@ impl Reconciler {
         };
         let mut verdicts: HashMap<_, _> =
             asked.suspects.keys().filter(gone).map(|id| (*id, InspectionVerdict::Gone)).collect();
-        let mut left = Vec::new();
+        let mut left: Vec<_> = rejected.into_iter().map(|binding| Over(binding, Left::Settled)).collect();
         for looked in looked {
             match looked {
                 Ok(looked) => {

@@ -91,6 +91,11 @@ impl Site {
         id
     }
 
+    fn away(&self, platform: bool, storage: bool) {
+        let mut state = self.world.state();
+        (state.platform_away, state.storage_away) = (platform, storage);
+    }
+
     async fn binding(&self, id: BindingId) -> Option<Binding> {
         self.relations.binding(id).await.unwrap()
     }
@@ -412,13 +417,12 @@ async fn platform_or_storage_that_does_not_answer_degrades_nothing() {
     let (mut reconciler, handle) = site.start();
     site.settle(&mut reconciler, &handle).await;
     for away in [(true, false), (false, true)] {
-        (site.world.state().platform_away, site.world.state().storage_away) = (away.0, false);
-        site.world.state().storage_away = away.1;
+        site.away(away.0, away.1);
         site.settle(&mut reconciler, &handle).await;
         let binding = site.binding(id).await.unwrap();
         assert_eq!(binding.state, State::Active);
         assert!(binding.steps.iter().any(|step| step.state == StepState::Failed), "{:?}", binding.steps);
-        (site.world.state().platform_away, site.world.state().storage_away) = (false, false);
+        site.away(false, false);
         site.settle(&mut reconciler, &handle).await;
         site.assert_active(id).await;
     }
@@ -451,7 +455,7 @@ async fn two_daemons_at_once_end_where_one_does_and_rest_there() {
                 site.relations.heartbeat(node, head.revision, None).await.unwrap();
             }
             let (first, other) = tokio::join!(one.pass(), two.pass());
-            (first.unwrap(), other.unwrap());
+            first.and(other).unwrap();
             site.clock.advance(Duration::from_mins(7));
             site.check_invariants().await;
             heads.push(head);
@@ -474,6 +478,28 @@ async fn unbinding_waits_for_running_deliveries_before_the_rule_goes() {
     site.world.state().running = 0;
     site.settle(&mut reconciler, &handle).await;
     site.assert_gone(id).await;
+}
+
+#[tokio::test]
+async fn unbinding_ends_only_when_platform_storage_and_daemons_have_followed() {
+    for (platform_away, storage_away, lagging) in
+        [(true, false, false), (false, true, false), (false, false, true)]
+    {
+        let (site, id) = Story::Unbind.begin().await;
+        if lagging {
+            site.relations.heartbeat("b", 0, None).await.unwrap();
+        }
+        site.away(platform_away, storage_away);
+        let (mut reconciler, handle) = site.start();
+        site.settle(&mut reconciler, &handle).await;
+        let binding = site.binding(id).await.expect("it is gone before everybody followed");
+        assert_eq!(binding.state, State::Unbinding);
+        assert!(binding.reason.is_some());
+        site.away(false, false);
+        site.relations.forget_node("b").await.unwrap();
+        site.settle(&mut reconciler, &handle).await;
+        site.assert_gone(id).await;
+    }
 }
 
 #[tokio::test]
