@@ -81,7 +81,8 @@ impl EventName {
         self.bit() != 0
     }
 
-    fn bit(&self) -> u64 {
+    /// Its bit in [`EventSet::mask`]; 0 for unknown names.
+    pub fn bit(&self) -> u64 {
         bit_of(&self.0)
     }
 }

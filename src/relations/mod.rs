@@ -326,7 +326,9 @@ fn is_absence(error: &sqlx::Error) -> bool {
         Io(_) | Tls(_) | PoolTimedOut | PoolClosed | WorkerCrashed | Protocol(_) => true,
         // Too many connections, shutting down, host blocked, connection killed; read-only after a fail-over.
         Database(error) => match error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-            Some(error) => matches!(error.number(), 1040 | 1053 | 1129 | 1203 | 1290 | 1792 | 1836 | 1927 | 2006 | 2013),
+            Some(error) => {
+                matches!(error.number(), 1040 | 1053 | 1129 | 1203 | 1290 | 1792 | 1836 | 1927 | 2006 | 2013)
+            }
             None => false,
         },
         _ => false,

@@ -50,7 +50,7 @@ pub(super) struct BindingRow {
 }
 
 /// What is wrong with a column of the table `binding`.
-fn corrupt(id: &[u8], column: &'static str, problem: impl ToString) -> RelationsError {
+fn corrupt(id: &[u8], column: &'static str, problem: &dyn ToString) -> RelationsError {
     RelationsError::Corrupt { table: "binding", column, row: key(id), problem: problem.to_string() }
 }
 
@@ -60,7 +60,7 @@ pub(super) fn key(id: &[u8]) -> String {
 }
 
 fn parse<T: DeserializeOwned>(id: &[u8], column: &'static str, text: &str) -> Result<T, RelationsError> {
-    serde_json::from_str(text).map_err(|error| corrupt(id, column, error))
+    serde_json::from_str(text).map_err(|error| corrupt(id, column, &error))
 }
 
 fn wanted_word(wanted: Wanted) -> &'static str {
@@ -74,22 +74,22 @@ impl TryFrom<BindingRow> for Binding {
     type Error = RelationsError;
 
     fn try_from(row: BindingRow) -> Result<Self, RelationsError> {
-        let id = BindingId::from_slice(&row.id).map_err(|error| corrupt(&row.id, "id", error))?;
+        let id = BindingId::from_slice(&row.id).map_err(|error| corrupt(&row.id, "id", &error))?;
         let wanted = match row.wanted.as_str() {
             "present" => Wanted::Present,
             "absent" => Wanted::Absent,
-            _ => return Err(corrupt(&row.id, "wanted", "neither `present` nor `absent`")),
+            _ => return Err(corrupt(&row.id, "wanted", &"neither `present` nor `absent`")),
         };
         let state = State::parse(&row.state);
         Ok(Self {
             id,
             spec: parse(&row.id, "spec", &row.spec)?,
             wanted,
-            state: state.ok_or_else(|| corrupt(&row.id, "state", "not a state"))?,
+            state: state.ok_or_else(|| corrupt(&row.id, "state", &"not a state"))?,
             reason: row.reason,
             steps: parse(&row.id, "steps", &row.steps)?,
             // The error says nothing of the text.
-            secret: SigningSecret::parse(&row.secret).map_err(|error| corrupt(&row.id, "secret", error))?,
+            secret: SigningSecret::parse(&row.secret).map_err(|error| corrupt(&row.id, "secret", &error))?,
             revision: unsigned("binding", "revision", &row.id, row.revision)?,
             created_at: Timestamp::from_micros(row.created_at),
             updated_at: Timestamp::from_micros(row.updated_at),

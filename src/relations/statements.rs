@@ -7,7 +7,7 @@
 //! Every writer calls [`lock_revision`] first. It then sees what all writers before it committed, and nobody else
 //! writes until it ends; what it decides on is what it changes.
 
-use super::Connection;
+use super::{Connection, journal};
 use crate::{
     domain::{
         binding::{Binding, State, Wanted},
@@ -15,9 +15,8 @@ use crate::{
         ids::BindingId,
     },
     relations::{
-        AuditEntry, Bound, Changes, Head, HistoryEntry, ListQuery, NewBinding, Node, Progress, RelationsError,
-        failed,
-        rows::{self, AuditRow, BindingRow, Columns, HeadRow, HistoryRow, NodeRow, binding_columns},
+        Bound, Changes, Head, ListQuery, NewBinding, Progress, RelationsError, failed,
+        rows::{self, BindingRow, Columns, HeadRow, binding_columns},
     },
 };
 
@@ -36,8 +35,7 @@ async fn lock_revision(
     now: Timestamp,
     kept: i64,
 ) -> Result<Moment, RelationsError> {
-    let revision: i64 =
-        sqlx::query_scalar(super::LOCK_REVISION).fetch_one(tx).await.map_err(failed(verb))?;
+    let revision: i64 = sqlx::query_scalar(super::LOCK_REVISION).fetch_one(tx).await.map_err(failed(verb))?;
     Ok(Moment { revision: revision + 1, now, kept })
 }
 
@@ -129,11 +127,7 @@ pub(super) async fn page(tx: &mut Connection, query: &ListQuery) -> Result<Vec<B
     rows::bindings(rows)
 }
 
-pub(super) async fn bind(
-    tx: &mut Connection,
-    new: &NewBinding,
-    kept: i64,
-) -> Result<Bound, RelationsError> {
+pub(super) async fn bind(tx: &mut Connection, new: &NewBinding, kept: i64) -> Result<Bound, RelationsError> {
     let verb = "bind";
     let moment = lock_revision(tx, verb, new.now, kept).await?;
     let row: Option<BindingRow> =
@@ -148,8 +142,8 @@ pub(super) async fn bind(
     let binding = rows::made(new.clone(), moment.revision);
     insert(tx, &Columns::of(&binding)?).await.map_err(failed(verb))?;
     note(tx, verb, &binding, moment).await?;
-    remember(tx, verb, &binding, moment).await?;
-    audit(tx, verb, &new.by, &binding, moment).await?;
+    journal::remember(tx, verb, &binding, (moment.revision, moment.now)).await?;
+    journal::audit(tx, verb, &new.by, &binding, moment.now).await?;
     Ok(Bound::Created(binding))
 }
 
@@ -200,8 +194,8 @@ pub(super) async fn unbind(
     binding.state = State::Unbinding;
     binding.reason = None;
     store(tx, verb, &mut binding, moment).await?;
-    remember(tx, verb, &binding, moment).await?;
-    audit(tx, verb, by, &binding, moment).await?;
+    journal::remember(tx, verb, &binding, (moment.revision, moment.now)).await?;
+    journal::audit(tx, verb, by, &binding, moment.now).await?;
     Ok(Some(binding))
 }
 
@@ -228,7 +222,7 @@ pub(super) async fn record(
     binding.steps.clone_from(&progress.steps);
     store(tx, verb, &mut binding, moment).await?;
     if other_state {
-        remember(tx, verb, &binding, moment).await?;
+        journal::remember(tx, verb, &binding, (moment.revision, moment.now)).await?;
     }
     Ok(true)
 }
@@ -253,7 +247,7 @@ pub(super) async fn remove(
             .map_err(failed(verb))?;
     }
     note(tx, verb, &binding, moment).await?;
-    audit(tx, verb, "reconciler", &binding, moment).await?;
+    journal::audit(tx, verb, "reconciler", &binding, moment.now).await?;
     Ok(true)
 }
 
@@ -310,110 +304,4 @@ async fn note(
         sqlx::query("DELETE FROM binding_change WHERE revision <= ?").bind(pruned).execute(tx).await
     };
     change.await.map(drop).map_err(failed(verb))
-}
-
-/// Writes the state into the binding's history, whose oldest entry goes.
-async fn remember(
-    tx: &mut Connection,
-    verb: &'static str,
-    binding: &Binding,
-    moment: Moment,
-) -> Result<(), RelationsError> {
-    let id = binding.id.as_bytes().as_slice();
-    let entry = async {
-        sqlx::query(
-            "INSERT INTO binding_history (binding, revision, noted_at, state, reason) VALUES (?, ?, ?, ?, ?)",
-        )
-        .bind(id)
-        .bind(moment.revision)
-        .bind(moment.now.as_micros())
-        .bind(binding.state.as_str())
-        .bind(&binding.reason)
-        .execute(&mut *tx)
-        .await?;
-        let oldest: Option<i64> = sqlx::query_scalar(
-            "SELECT revision FROM binding_history WHERE binding = ? ORDER BY revision DESC LIMIT 1 OFFSET ?",
-        )
-        .bind(id)
-        .bind(rows::KEPT_HISTORY)
-        .fetch_optional(&mut *tx)
-        .await?;
-        sqlx::query("DELETE FROM binding_history WHERE binding = ? AND revision <= ?")
-            .bind(id)
-            .bind(oldest.unwrap_or(-1))
-            .execute(tx)
-            .await
-    };
-    entry.await.map(drop).map_err(failed(verb))
-}
-
-async fn audit(
-    tx: &mut Connection,
-    action: &'static str,
-    by: &str,
-    binding: &Binding,
-    moment: Moment,
-) -> Result<(), RelationsError> {
-    let spec = &binding.spec;
-    let detail = format!(
-        "{}/{} to {}/{}",
-        spec.storage, spec.bucket, spec.function.platform, spec.function.function
-    );
-    let entry = async {
-        sqlx::query("INSERT INTO audit (noted_at, actor, action, binding, detail) VALUES (?, ?, ?, ?, ?)")
-            .bind(moment.now.as_micros())
-            .bind(by)
-            .bind(action)
-            .bind(binding.id.as_bytes().as_slice())
-            .bind(detail)
-            .execute(&mut *tx)
-            .await?;
-        let newest: i64 = sqlx::query_scalar("SELECT MAX(id) FROM audit").fetch_one(&mut *tx).await?;
-        sqlx::query("DELETE FROM audit WHERE id <= ?").bind(newest - rows::KEPT_AUDIT).execute(tx).await
-    };
-    entry.await.map(drop).map_err(failed(action))
-}
-
-pub(super) async fn history(
-    tx: &mut Connection,
-    id: BindingId,
-    limit: u32,
-) -> Result<Vec<HistoryEntry>, RelationsError> {
-    let rows: Vec<HistoryRow> = sqlx::query_as(
-        "SELECT binding, revision, noted_at, state, reason FROM binding_history \
-         WHERE binding = ? ORDER BY revision DESC LIMIT ?",
-    )
-    .bind(id.as_bytes().as_slice())
-    .bind(i64::from(limit.min(rows::MOST_ROWS)))
-    .fetch_all(tx)
-    .await
-    .map_err(failed("read a binding's history"))?;
-    rows.into_iter().map(HistoryEntry::try_from).collect()
-}
-
-pub(super) async fn audit_page(
-    tx: &mut Connection,
-    before: Option<u64>,
-    limit: u32,
-) -> Result<Vec<AuditEntry>, RelationsError> {
-    let rows: Vec<AuditRow> = sqlx::query_as(
-        "SELECT id, noted_at, actor, action, binding, detail FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?",
-    )
-    .bind(before.map_or(i64::MAX, rows::signed))
-    .bind(i64::from(limit.min(rows::MOST_ROWS)))
-    .fetch_all(tx)
-    .await
-    .map_err(failed("read the audit"))?;
-    rows.into_iter().map(AuditEntry::try_from).collect()
-}
-
-pub(super) async fn nodes(tx: &mut Connection) -> Result<Vec<Node>, RelationsError> {
-    let rows: Vec<NodeRow> =
-        sqlx::query_as(super::NODES).fetch_all(tx).await.map_err(failed("list the nodes"))?;
-    rows.into_iter().map(Node::try_from).collect()
-}
-
-pub(super) async fn forget_node(tx: &mut Connection, node: &str) -> Result<bool, RelationsError> {
-    let done = sqlx::query("DELETE FROM node WHERE name = ?").bind(node).execute(tx).await;
-    done.map(|done| done.rows_affected() > 0).map_err(failed("forget a node"))
 }

@@ -13,6 +13,7 @@ mod bucket;
 mod handshake;
 mod harness;
 mod rules_driver;
+mod relations;
 mod servers;
 
 use std::process::ExitCode;
@@ -23,4 +24,5 @@ fn main() -> ExitCode {
     }
     let modules = [servers::tests(), bucket::tests(), rules_driver::tests(), handshake::tests()];
     harness::suite::run(modules.into_iter().flatten().collect())
+    harness::suite::run(servers::tests().into_iter().chain(relations::tests()).collect())
 }

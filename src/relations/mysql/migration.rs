@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    Connection, MySqlConnection,
-    migrate::Migrator,
-};
+use sqlx::{Connection, MySqlConnection, migrate::Migrator};
 
 use super::{super::migrate, Inner, RelationsError, failed};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/mysql");
 
 /// How long another migrator is waited for.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
+const LOCK_WAIT: Duration = Duration::from_mins(1);
 
 impl Inner {
     /// Runs what is missing. Of several daemons that start at once, one does and the others find nothing to do.

@@ -10,6 +10,9 @@
 //! program's transactions may still cause, are retried here and nowhere else. **Readers** that need two tables to
 //! agree take a consistent snapshot.
 
+#[path = "../journal.rs"]
+#[expect(clippy::duplicate_mod, reason = "compiled once for each engine; see its header")]
+mod journal;
 mod lock;
 mod migration;
 #[path = "../statements.rs"]
@@ -17,7 +20,7 @@ mod migration;
 mod statements;
 mod verbs;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
@@ -95,7 +98,6 @@ pub struct MySqlRelations {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     pool: MySqlPool,
     options: MySqlOptions,
@@ -103,10 +105,20 @@ struct Inner {
     ready: OnceCell<()>,
 }
 
+/// Not derived: the driver's options show their password.
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = (self.connect.get_host(), self.connect.get_port(), self.database());
+        f.debug_struct("Inner").field("server", &server).finish_non_exhaustive()
+    }
+}
+
 impl Inner {
     async fn prepare(self: Arc<Self>) -> Result<(), RelationsError> {
         // Of callers that come together, one works and the others wait.
-        let work = async || if self.options.migrate { self.run_migrations().await } else { self.check_migrations().await };
+        let work = async || {
+            if self.options.migrate { self.run_migrations().await } else { self.check_migrations().await }
+        };
         self.ready.get_or_try_init(work).await.copied()
     }
 }
@@ -167,9 +179,10 @@ impl MySqlRelations {
         let mut connection = self.inner.pool.acquire().await.map_err(failed(verb))?;
         // Holds for the next transaction of this connection alone.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.map_err(failed(verb))?;
-        Transaction::begin(connection, Some(sqlx::SqlSafeStr::into_sql_str(
-            "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
-        )))
+        Transaction::begin(
+            connection,
+            Some(sqlx::SqlSafeStr::into_sql_str("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")),
+        )
         .await
         .map_err(failed(verb))
     }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{MySqlRelations, failed, statements, verb};
+use super::{MySqlRelations, failed, journal, statements, verb};
 use crate::{
     domain::{binding::Binding, clock::Timestamp, ids::BindingId},
     relations::{
@@ -98,11 +98,11 @@ impl Relations for MySqlRelations {
     }
 
     async fn history(&self, id: BindingId, limit: u32) -> Result<Vec<HistoryEntry>, RelationsError> {
-        read!(self, "read a binding's history", tx => statements::history(tx, id, limit))
+        read!(self, "read a binding's history", tx => journal::history(tx, id, limit))
     }
 
     async fn audit(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, RelationsError> {
-        read!(self, "read the audit", tx => statements::audit_page(tx, before, limit))
+        read!(self, "read the audit", tx => journal::audit_page(tx, before, limit))
     }
 
     async fn heartbeat(
@@ -115,11 +115,11 @@ impl Relations for MySqlRelations {
     }
 
     async fn nodes(&self) -> Result<Vec<Node>, RelationsError> {
-        read!(self, "list the nodes", tx => statements::nodes(tx))
+        read!(self, "list the nodes", tx => journal::nodes(tx))
     }
 
     async fn forget_node(&self, node: &str) -> Result<bool, RelationsError> {
-        read!(self, "forget a node", tx => statements::forget_node(tx, node))
+        read!(self, "forget a node", tx => journal::forget_node(tx, node))
     }
 
     async fn lock_bucket(

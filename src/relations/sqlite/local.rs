@@ -5,12 +5,7 @@ use futures_util::TryStreamExt;
 
 use super::{SqliteRelations, failed, statements};
 use crate::{
-    domain::{
-        binding::Binding,
-        delivery::FunctionRef,
-        event::StorageName,
-        ids::BindingId,
-    },
+    domain::{binding::Binding, delivery::FunctionRef, event::StorageName, ids::BindingId},
     relations::{
         Head, RelationsError, Snapshot,
         rows::{self, BindingRow, Columns, binding_columns},
@@ -65,12 +60,12 @@ impl SqliteRelations {
         let mut touched = Vec::new();
         for id in gone {
             if let Some(old) = statements::one(&mut tx, verb, *id).await? {
-                touch(&mut touched, old.spec.storage, old.spec.bucket);
+                touched.push((old.spec.storage, old.spec.bucket));
             }
             delete(&mut tx, *id).await.map_err(failed(verb))?;
         }
         for binding in changed {
-            touch(&mut touched, binding.spec.storage.clone(), binding.spec.bucket.clone());
+            touched.push((binding.spec.storage.clone(), binding.spec.bucket.clone()));
             delete(&mut tx, binding.id).await.map_err(failed(verb))?;
             statements::insert(&mut tx, &Columns::of(binding)?).await.map_err(failed(verb))?;
         }
@@ -177,10 +172,6 @@ impl SqliteRelations {
         .map_err(failed("read a function's limit"))?;
         Ok(least.and_then(|least| u32::try_from(least).ok()))
     }
-}
-
-fn touch(touched: &mut Vec<(StorageName, String)>, storage: StorageName, bucket: String) {
-    touched.push((storage, bucket));
 }
 
 fn distinct(mut touched: Vec<(StorageName, String)>) -> Vec<(StorageName, String)> {

@@ -9,7 +9,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 impl SqliteRelations {
     pub(super) async fn run_migrations(&self) -> Result<(), RelationsError> {
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed("migrate"))?;
-        MIGRATIONS.run(&mut *tx).await.map_err(migrate::failed)?;
+        // `run` would do the same, but is so general that the future's `Send` could not be seen any more.
+        MIGRATIONS.run_direct(None, &mut *tx, false).await.map_err(migrate::failed)?;
         tx.commit().await.map_err(failed("migrate"))
     }
 

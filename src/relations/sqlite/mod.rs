@@ -8,6 +8,8 @@
 //! the authority be overwritten by a copy. So the file knows what it is, and opening it as the other is refused, except
 //! that an authority that holds no binding may become a copy.
 
+#[path = "../journal.rs"]
+mod journal;
 mod local;
 mod migration;
 #[path = "../statements.rs"]
@@ -132,8 +134,7 @@ impl SqliteRelations {
     }
 
     async fn connect(path: &Path) -> Result<Self, RelationsError> {
-        keep_private(path)
-            .map_err(|source| RelationsError::File { path: path.to_owned(), source })?;
+        keep_private(path).map_err(|source| RelationsError::File { path: path.to_owned(), source })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction};
 
-use super::{SqliteRelations, failed, statements};
+use super::{SqliteRelations, failed, journal, statements};
 use crate::{
     domain::{binding::Binding, clock::Timestamp, ids::BindingId},
     relations::{
@@ -126,12 +126,12 @@ impl Relations for SqliteRelations {
 
     async fn history(&self, id: BindingId, limit: u32) -> Result<Vec<HistoryEntry>, RelationsError> {
         let mut tx = self.reading("read a binding's history").await?;
-        statements::history(&mut tx, id, limit).await
+        journal::history(&mut tx, id, limit).await
     }
 
     async fn audit(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, RelationsError> {
         let mut tx = self.reading("read the audit").await?;
-        statements::audit_page(&mut tx, before, limit).await
+        journal::audit_page(&mut tx, before, limit).await
     }
 
     async fn heartbeat(
@@ -147,12 +147,12 @@ impl Relations for SqliteRelations {
 
     async fn nodes(&self) -> Result<Vec<Node>, RelationsError> {
         let mut tx = self.reading("list the nodes").await?;
-        statements::nodes(&mut tx).await
+        journal::nodes(&mut tx).await
     }
 
     async fn forget_node(&self, node: &str) -> Result<bool, RelationsError> {
         let mut tx = self.writing("forget a node").await?;
-        let known = statements::forget_node(&mut tx, node).await?;
+        let known = journal::forget_node(&mut tx, node).await?;
         self.commit("forget a node", tx).await?;
         Ok(known)
     }
