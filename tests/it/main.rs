@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     if let Some(code) = servers::hold_a_server_if_asked() {
         return code;
     }
-    let modules = [servers::tests(), bucket::tests(), rules_driver::tests(), handshake::tests()];
+    let modules =
+        [servers::tests(), relations::tests(), bucket::tests(), rules_driver::tests(), handshake::tests()];
     harness::suite::run(modules.into_iter().flatten().collect())
-    harness::suite::run(servers::tests().into_iter().chain(relations::tests()).collect())
 }
