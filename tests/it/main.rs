@@ -12,8 +12,8 @@
 mod bucket;
 mod handshake;
 mod harness;
-mod rules_driver;
 mod relations;
+mod rules_driver;
 mod servers;
 
 use std::process::ExitCode;
