@@ -94,27 +94,14 @@ impl admin::Reconciler for ReconcilerPort {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<(), admin::ConfirmError> {
-        let signed = signed(headers).map_err(admin::ConfirmError::Signature)?;
-        self.0.confirm(id, signed, body).await.map_err(|error| match error {
+        self.0.confirm(id, headers, body).await.map_err(|error| match error {
             binding::ConfirmError::NoSuchBinding(_) => admin::ConfirmError::Unknown,
             binding::ConfirmError::Unverified(why) => admin::ConfirmError::Signature(why.to_string()),
             binding::ConfirmError::Malformed(_) => admin::ConfirmError::Malformed(error.to_string()),
+            binding::ConfirmError::NotWaiting { .. } => admin::ConfirmError::Stale(error.to_string()),
             binding::ConfirmError::Unavailable(source) => admin::ConfirmError::Relations(source),
         })
     }
-}
-
-/// The three headers of a Standard Webhooks signature; which one is missing, otherwise.
-fn signed(headers: &HeaderMap) -> Result<Signed<'_>, String> {
-    let header = |name: &str| {
-        let value = headers.get(name).and_then(|value| value.to_str().ok());
-        value.ok_or_else(|| format!("the header {name} is missing"))
-    };
-    Ok(Signed {
-        id: header("webhook-id")?,
-        timestamp: header("webhook-timestamp")?,
-        signature: header("webhook-signature")?,
-    })
 }
 
 /// Where asynchronous results end: they are checked, told, and shown among the recent outcomes.
@@ -196,7 +183,7 @@ impl ResultsPort {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<(), String> {
-        let signed = signed(headers)?;
+        let signed = Signed::read(headers).map_err(|missing| missing.to_string())?;
         if signed.id != delivery.to_string() {
             return Err("webhook-id is not the delivery's id".into());
         }

@@ -1,5 +1,5 @@
-//! What the reconciler has been asked to look at, between two passes. In memory only, since every entry only hastens what
-//! a later pass would do anyway; bounded, an entry too many is left to the timer.
+//! What the reconciler has been asked to look at, between two passes. In memory only, since every entry only
+//! hastens what a later pass would do anyway; bounded, an entry too many is left to the timer.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,22 +1,23 @@
 //! Which rules a bucket's notification configuration must hold for our bindings. Pure.
 //!
-//! **Ours** are the rules whose id begins with [`OURS`]; everything else belongs to others and stays exactly as it was,
-//! where it was. Two installations of triggerd with relations of their own must not share a bucket: each would take the
-//! other's rules for its own leftovers.
+//! **Ours** are the rules whose id begins with [`OURS`]; everything else belongs to others and stays exactly as it
+//! was, where it was. Two installations of triggerd with relations of their own must not share a bucket: each would
+//! take the other's rules for its own leftovers.
 //!
-//! **A superset, never less.** What matches is decided by the catalog; a bucket rule only has to let everything through
-//! that a binding could want. MinIO's pattern is `prefix*suffix`, in which `*` and `?` of prefix and suffix are
-//! wildcards that cannot be escaped, and prefix and suffix may not overlap in the key. Ours are literal, may overlap, or
-//! are globs. So a prefix is cut before the first character that MinIO or XML would not take literally, and a suffix is
-//! used only whole, and only if it cannot overlap with that prefix.
+//! **A superset, never less.** What matches is decided by the catalog; a bucket rule only has to let everything
+//! through that a binding could want. MinIO's pattern is `prefix*suffix`, in which `*` and `?` of prefix and suffix
+//! are wildcards that cannot be escaped, and prefix and suffix may not overlap in the key. Ours are literal, may
+//! overlap, or are globs. So a prefix is cut before the first character that MinIO or XML would not take literally,
+//! and a suffix is used only whole, and only if it cannot overlap with that prefix.
 //!
-//! **Few.** Bindings with the same prefix and suffix share a rule with the union of their events; a rule that others cover
-//! is left out; if more than [`MAX_RULES`] are left, one rule without a filter takes their place. There is one rule for
-//! each target (twin targets need both). Rules to one target may overlap: MinIO sends an event to a target once.
+//! **Few.** Bindings with the same prefix and suffix share a rule with the union of their events; a rule that
+//! others cover is left out; if more than [`MAX_RULES`] are left, one rule without a filter takes their place.
+//! There is one rule for each target (twin targets need both). Rules to one target may overlap: MinIO sends an
+//! event to a target once.
 //!
-//! **Stable.** A rule's id is a hash of its content, so equal bindings give equal configurations on every daemon, and a
-//! configuration is in step when it holds exactly our rules, wherever they stand between the others'. The server may have
-//! filled in the region of a target's ARN; an empty region equals any.
+//! **Stable.** A rule's id is a hash of its content, so equal bindings give equal configurations on every daemon,
+//! and a configuration is in step when it holds exactly our rules, wherever they stand between the others'. The
+//! server may have filled in the region of a target's ARN; an empty region equals any.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -10,7 +10,8 @@ fn value<'a>(rule: &'a BucketRule, name: &str) -> &'a str {
     rule.filters.iter().find(|(filter, _)| filter == name).map_or("", |(_, value)| value)
 }
 
-/// MinIO's pattern of a rule: prefix, `*` unless it ends in one, then suffix with a `*` in front unless it begins with one.
+/// MinIO's pattern of a rule: prefix, `*` unless it ends in one, then suffix with a `*` in front unless it begins
+/// with one.
 fn pattern(rule: &BucketRule) -> String {
     let mut pattern = String::new();
     if let Some(prefix) = Some(value(rule, "prefix")).filter(|prefix| !prefix.is_empty()) {

@@ -109,42 +109,54 @@ impl Core {
         Ok(damaged)
     }
 
-    /// Reads, writes and reads back under the lock. What is needed is read anew: a binding that another daemon has provided
-    /// for since our snapshot is in it, because it was in the relations first.
+    /// Reads, writes and reads back under the lock. What is needed is read anew: a binding that another daemon has
+    /// provided for since our snapshot is in it, because it was in the relations first.
     async fn write(&self, key: &BucketKey, storage: &Storage) -> Result<Found, RelationsError> {
         let Some(_lock) = self.parts.relations.lock_bucket(key.0.as_str(), &key.1).await? else {
             return Ok(Found::Waiting(format!("another daemon is writing the rules of bucket `{}`", key.1)));
         };
         let bindings = self.parts.relations.snapshot().await?.bindings;
-        let written = self.write_locked(key, storage, &bindings).await;
-        Ok(written.unwrap_or_else(|error| Found::Failed(Chain(&error).to_string())))
+        let after = match self.write_locked(key, storage, &bindings).await {
+            Ok(after) => after,
+            Err(error) => return Ok(Found::Failed(Chain(&error).to_string())),
+        };
+        if bucket_rules::plan(&after, filters(key, &bindings), &storage.targets).is_some() {
+            return Ok(Found::Failed(format!(
+                "storage `{}` does not return the rules of bucket `{}` as they were written; somebody else may be writing them too",
+                key.0, key.1
+            )));
+        }
+        // Whoever rejects or unbinds a binding looks at its bucket afterwards: before our write, then we see it
+        // here; or after it, then they see what we wrote.
+        let now = self.parts.relations.snapshot().await?.bindings;
+        if bucket_rules::plan(&after, filters(key, &now), &storage.targets).is_some() {
+            return Ok(Found::Waiting(format!("what bucket `{}` needs changed while it was written", key.1)));
+        }
+        Ok(Found::Done)
     }
 
+    /// The configuration as it is after it was written, if it had to be.
     async fn write_locked(
         &self,
         key: &BucketKey,
         storage: &Storage,
         bindings: &[Binding],
-    ) -> Result<Found, BucketError> {
-        let plan =
-            |current: &Configuration| bucket_rules::plan(current, filters(key, bindings), &storage.targets);
-        let Some(desired) = plan(&storage.buckets.read(&key.1).await?) else { return Ok(Found::Done) };
+    ) -> Result<Configuration, BucketError> {
+        let current = storage.buckets.read(&key.1).await?;
+        let Some(desired) = bucket_rules::plan(&current, filters(key, bindings), &storage.targets) else {
+            return Ok(current);
+        };
         storage.buckets.write(&key.1, &desired).await?;
         let after = storage.buckets.read(&key.1).await?;
         tell_vanished(key, &desired.rules, &after);
         self.remember(key, &after);
         tracing::info!(storage = %key.0, bucket = key.1, rules = after.rules.len(), "a bucket's rules were written");
-        Ok(match plan(&after) {
-            None => Found::Done,
-            Some(_) => Found::Failed(format!(
-                "storage `{}` does not return the rules of bucket `{}` as they were written; somebody else may be writing them too",
-                key.0, key.1
-            )),
-        })
+        Ok(after)
     }
 
-    /// Remembers others' rules, and tells which of those seen before are not there any more: their owner removed them, or
-    /// MinIO hides them because their target is not configured, and the next write would lose them for good.
+    /// Remembers others' rules, and tells which of those seen before are not there any more: their owner removed
+    /// them, or MinIO hides them because their target is not configured, and the next write would lose them for
+    /// good.
     fn remember(&self, key: &BucketKey, current: &Configuration) {
         let theirs: Vec<BucketRule> =
             current.rules.iter().filter(|rule| !bucket_rules::is_ours(rule)).cloned().collect();

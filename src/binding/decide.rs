@@ -45,7 +45,8 @@ pub(super) struct Findings {
     pub(super) nodes: Found,
 }
 
-/// The progress of a binding that is to be present. Never `rejected` or `degraded`, which are recorded when they are found.
+/// The progress of a binding that is to be present. Never `rejected` or `degraded`, which are recorded when they
+/// are found.
 pub(super) fn present(binding: &Binding, found: &Findings, now: Timestamp) -> Progress {
     let state = binding.state;
     let whole = [&found.rule, &found.bucket, &found.confirmation].into_iter().all(Found::is_done);
@@ -80,8 +81,9 @@ pub(super) fn absent(found: &[(StepName, Found)], now: Timestamp) -> Progress {
 
 /// Whether every registered daemon, this one among them, has the revision in force.
 ///
-/// The words must be the same from pass to pass: words that change are news, news is a new revision, and that would have to
-/// be seen by all again. So only daemons that have been silent for a while are named, and their silence is rounded.
+/// The words must be the same from pass to pass: words that change are news, news is a new revision, and that would
+/// have to be seen by all again. So only daemons that have been silent for a while are named, and their silence is
+/// rounded.
 pub(super) fn seen_by_all(nodes: &[Node], own: &str, revision: u64) -> Found {
     let registered = nodes.iter().any(|node| node.name == own);
     if registered && nodes.iter().all(|node| node.revision >= revision) {

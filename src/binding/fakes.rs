@@ -220,21 +220,21 @@ impl Deliveries for FakeDispatch {
     }
 
     async fn hold(&self, binding: BindingId, held: bool) -> Result<u64, QueueError> {
-        let change = |state: &mut State| {
-            let parked = state.parked.entry(binding).or_default();
-            parked.1 = held;
-            parked.0
+        let act = |state: &mut State| {
+            let deliveries = state.parked.entry(binding).or_default();
+            deliveries.1 = held;
+            deliveries.0
         };
-        Ok(self.0.effect("hold", change).await)
+        Ok(self.0.effect("hold", act).await)
     }
 
     async fn clear(&self, binding: BindingId, _: Disposal) -> Result<u64, QueueError> {
-        let clear = |state: &mut State| {
-            let (parked, _) = state.parked.remove(&binding).unwrap_or_default();
-            state.dead += parked;
+        let act = |state: &mut State| {
+            let (count, _) = state.parked.remove(&binding).unwrap_or_default();
+            state.dead += count;
             state.running
         };
-        Ok(self.0.effect("clear", clear).await)
+        Ok(self.0.effect("clear", act).await)
     }
 }
 

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use serde::Deserialize;
 
 use super::agenda::Agenda;
 use crate::{
-    domain::{clock::Clock, ids::BindingId},
+    domain::{
+        binding::{State, Wanted},
+        clock::Clock,
+        ids::BindingId,
+    },
     platform::signature::{self, Signed, Unverified},
     relations::{Relations, RelationsError},
 };
@@ -22,8 +27,8 @@ pub struct Handle {
 /// What an inspection found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InspectionVerdict {
-    /// All is well, with the binding as of this revision: an attempt that begins from now on with this revision, and is
-    /// told again that its binding is broken, has its final answer.
+    /// All is well, with the binding as of this revision: an attempt that begins from now on with this revision,
+    /// and is told again that its binding is broken, has its final answer.
     InStep {
         /// The binding's revision when it was inspected.
         revision: u64,
@@ -51,6 +56,14 @@ pub enum ConfirmError {
     /// Signed, and saying something else (400).
     #[error("the body must be {{\"rule\":\"{0}\",\"state\":\"confirmed\"}}")]
     Malformed(BindingId),
+    /// The binding is rejected or being taken back (409).
+    #[error("binding {id} is {state} and waits for no confirmation")]
+    NotWaiting {
+        /// Which.
+        id: BindingId,
+        /// Where it stands.
+        state: State,
+    },
     /// The relations could not be asked (503).
     #[error("the confirmation cannot be checked now")]
     Unavailable(#[source] RelationsError),
@@ -75,25 +88,29 @@ impl Handle {
 
     /// Takes a platform's signed confirmation that it holds the rule.
     ///
-    /// It is noted in memory and wakes the reconciler, which then takes the rule for confirmed. The platform marks the rule
-    /// only after our answer, so asking it at once would come too early; later it says so itself, so that nothing is
-    /// lost if we crash before the state is recorded, or if another daemon got the call.
-    pub async fn confirm(&self, id: BindingId, signed: Signed<'_>, body: &[u8]) -> Result<(), ConfirmError> {
+    /// It is noted in memory and wakes the reconciler, which then takes the rule for confirmed. The platform marks
+    /// the rule only after our answer, so asking it at once would come too early; later it says so itself, so that
+    /// nothing is lost if we crash before the state is recorded, or if another daemon got the call. One that comes
+    /// again is taken again.
+    pub async fn confirm(&self, id: BindingId, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError> {
+        let signed = Signed::read(headers).map_err(ConfirmError::Unverified)?;
         let binding = self.relations.binding(id).await.map_err(ConfirmError::Unavailable)?;
         let binding = binding.ok_or(ConfirmError::NoSuchBinding(id))?;
         signature::verify(&binding.secret, signed, body, self.clock.now())
             .map_err(ConfirmError::Unverified)?;
-        match serde_json::from_slice::<Confirmation>(body) {
-            Ok(said) if said.rule.parse() == Ok(id) && said.state == "confirmed" => {
-                self.agenda.confirm(id);
-                Ok(())
-            }
-            _ => Err(ConfirmError::Malformed(id)),
+        let said = serde_json::from_slice::<Confirmation>(body).ok();
+        let said = said.filter(|said| said.rule.parse() == Ok(id) && said.state == "confirmed");
+        said.ok_or(ConfirmError::Malformed(id))?;
+        if binding.wanted == Wanted::Absent || binding.state == State::Rejected {
+            return Err(ConfirmError::NotWaiting { id, state: binding.state });
         }
+        self.agenda.confirm(id);
+        Ok(())
     }
 
-    /// Has the binding inspected, by an inspection that begins after this call, and tells what it found. For dispatch, when
-    /// an attempt was answered as if the binding were broken. Ends when the reconciler's next pass does.
+    /// Has the binding inspected, by an inspection that begins after this call, and tells what it found. For
+    /// dispatch, when an attempt was answered as if the binding were broken. Ends when the reconciler's next pass
+    /// does.
     pub async fn inspect_now(&self, id: BindingId) -> InspectionVerdict {
         match self.agenda.suspect(id) {
             Some(verdict) => verdict.await.unwrap_or(InspectionVerdict::Unknown),

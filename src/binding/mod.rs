@@ -1,26 +1,28 @@
 //! The two-way handshake and the reconciler: the one way by which bindings are made, mended and taken back.
 //!
-//! A binding has three places: the relation here, the rule on the platform, and the bucket's rules in the storage. Whoever
-//! binds or unbinds writes only what is wanted into the relations and wakes the reconciler. It takes no other input:
-//! each pass reads the whole intended state, looks at the other two places, and does what is missing. Every step can
-//! be repeated, so recovery after a crash is the next pass, and nothing has to be remembered over a restart.
+//! A binding has three places: the relation here, the rule on the platform, and the bucket's rules in the storage.
+//! Whoever binds or unbinds writes only what is wanted into the relations and wakes the reconciler. It takes no
+//! other input: each pass reads the whole intended state, looks at the other two places, and does what is missing.
+//! Every step can be repeated, so recovery after a crash is the next pass, and nothing has to be remembered over a
+//! restart.
 //!
 //! **To be present** (what a crash after the step leaves, and what the next pass does with it):
 //!
 //! 1. *Relation*: the row in state `pending`, with its secret. It matches nothing yet.
-//! 2. *Rule*: the platform is asked to hold the rule. A crash leaves a rule that nothing uses; asked again, the platform
-//!    answers that it has the same.
-//! 3. *Bucket*: the configuration gets what all wanted bindings of the bucket need, this one included ([`bucket_rules`]).
-//!    A crash leaves events that match nothing and are acknowledged.
-//! 4. *Confirmation*: by the platform's answer or by its call back ([`Handle::confirm`]). Then the state is `armed` and
-//!    events fire. A crash before that is recorded repeats 2 to 4.
+//! 2. *Rule*: the platform is asked to hold the rule. A crash leaves a rule that nothing uses; asked again, the
+//!    platform answers that it has the same.
+//! 3. *Bucket*: the configuration gets what all wanted bindings of the bucket need, this one included
+//!    ([`bucket_rules`]). A crash leaves events that match nothing and are acknowledged.
+//! 4. *Confirmation*: by the platform's answer or by its call back ([`Handle::confirm`]). Then the state is `armed`
+//!    and events fire. A crash before that is recorded repeats 2 to 4.
 //! 5. *Nodes*: every registered daemon has the revision in force: `active`.
 //!
-//! **Kept present.** From time to time, and when [`Handle::inspect_now`] asks for it, the rule and the bucket are inspected.
-//! Only what an inspection found missing or changed makes a binding `degraded`; a platform or storage that does not answer
-//! is shown on the step and changes nothing. `degraded` is recorded *before* anything is mended, so that every daemon
-//! holds the deliveries; they are released after `armed` is recorded, and again at every later pass, since a daemon that
-//! had not seen it yet may have parked more. A changed rule is withdrawn and established; a crash between leaves it missing.
+//! **Kept present.** From time to time, and when [`Handle::inspect_now`] asks for it, the rule and the bucket are
+//! inspected. Only what an inspection found missing or changed makes a binding `degraded`; a platform or storage
+//! that does not answer is shown on the step and changes nothing. `degraded` is recorded *before* anything is
+//! mended, so that every daemon holds the deliveries; they are released after `armed` is recorded, and again at
+//! every later pass, since a daemon that had not seen it yet may have parked more. A changed rule is withdrawn and
+//! established; a crash between leaves it missing.
 //!
 //! **To be absent** (the row says `unbinding` and matches nothing):
 //!
@@ -30,12 +32,14 @@
 //! 4. When every registered daemon has seen that it goes, the row goes: the last thing, so that a crash at any point
 //!    leaves a row in `unbinding` whose steps are all repeated.
 //!
-//! **Several daemons** run this at once, each for all bindings. They meet in the platform (idempotent), in the lock of the
-//! bucket's configuration, and in the relations, which record only what was found at the revision that was looked at.
-//! What a bucket needs is read anew under its lock: a binding that another daemon has already provided for is in it.
+//! **Several daemons** run this at once, each for all bindings. They meet in the platform (idempotent), in the lock
+//! of the bucket's configuration, and in the relations, which record only what was found at the revision that was
+//! looked at. What a bucket needs is read anew under its lock: a binding that another daemon has already provided
+//! for is in it.
 //!
-//! **Not guaranteed.** MinIO has no condition on writing a configuration: an edit of somebody else's between our read and
-//! our write is lost. So it is written only when it differs, and rules of others that vanished are told in the log.
+//! **Not guaranteed.** MinIO has no condition on writing a configuration: an edit of somebody else's between our
+//! read and our write is lost. So it is written only when it differs, and rules of others that vanished are told in
+//! the log.
 
 mod agenda;
 pub mod bucket_rules;

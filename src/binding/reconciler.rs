@@ -1,9 +1,9 @@
 //! The loop and its passes.
 //!
-//! A pass: read everything that is wanted; look at the rules of the bindings that are due (several at once; a platform that
-//! does not answer is asked once a pass); look at the buckets of those bindings, each once; conclude for each binding,
-//! and record it if the binding is still as it was. Whoever waits for an inspection is answered at the end, or told
-//! `Unknown` when the pass ends before.
+//! A pass: read everything that is wanted; look at the rules of the bindings that are due (several at once; a
+//! platform that does not answer is asked once a pass); look at the buckets of those bindings, each once; conclude
+//! for each binding, and record it if the binding is still as it was. Whoever waits for an inspection is answered
+//! at the end, or told `Unknown` when the pass ends before.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -107,7 +107,7 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.core.agenda.woken() => tokio::time::sleep(GATHER).await,
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait.max(GATHER)) => {}
             }
         }
     }
@@ -152,24 +152,16 @@ impl Reconciler {
 
         let away = Away::default();
         let (core, away) = (&self.core, &away);
+        let (rejected, present): (Vec<_>, Vec<_>) =
+            present.into_iter().partition(|binding| binding.state == State::Rejected);
         let looked: Vec<Result<Looked, Over>> = stream::iter(present)
-            .filter(|binding| std::future::ready(binding.state != State::Rejected))
             .map(|binding| core.look_at_rule(binding, away))
             .buffer_unordered(RULES_AT_ONCE)
             .try_collect()
             .await?;
-        let ready = |looked: &&Looked| looked.rule.is_done() || looked.binding.state.matches();
-        let keys = looked.iter().flatten().filter(ready).map(|looked| &looked.binding).chain(&absent);
-        let keys: HashSet<BucketKey> = keys.map(key).collect();
-        let all = &all;
-        let buckets = stream::iter(keys)
-            .map(|key| async move {
-                let looked = core.look_at_bucket(&key, all).await?;
-                Ok((key, looked))
-            })
-            .buffer_unordered(BUCKETS_AT_ONCE)
-            .try_collect()
-            .await?;
+        let bound = looked.iter().filter_map(whose_bucket);
+        let keys: HashSet<BucketKey> = bound.chain(&rejected).chain(&absent).map(key).collect();
+        let buckets = core.look_at_buckets(keys).await?;
         let world = World { nodes, buckets };
 
         let gone = |id: &&BindingId| {
@@ -177,7 +169,7 @@ impl Reconciler {
         };
         let mut verdicts: HashMap<_, _> =
             asked.suspects.keys().filter(gone).map(|id| (*id, InspectionVerdict::Gone)).collect();
-        let mut left = Vec::new();
+        let mut left: Vec<_> = rejected.into_iter().map(|binding| Over(binding, Left::Settled)).collect();
         for looked in looked {
             match looked {
                 Ok(looked) => {
@@ -203,19 +195,43 @@ impl Reconciler {
 }
 
 impl World {
-    /// The rule's verdict, made worse by what was found in the bucket.
+    /// The rule's verdict, made worse by what was found in the bucket: now, or before and not mended yet.
     fn verdict(&self, looked: &Looked) -> InspectionVerdict {
-        let bucket = self.buckets.get(&key(&looked.binding));
-        match bucket.and_then(|bucket| bucket.damaged.get(&looked.binding.id)) {
-            Some(reason) if matches!(looked.verdict, InspectionVerdict::InStep { .. }) => {
+        let binding = &looked.binding;
+        let bucket = self.buckets.get(&key(binding));
+        let now = bucket.and_then(|bucket| bucket.damaged.get(&binding.id));
+        let still = bucket.is_some_and(|bucket| !bucket.found.is_done()) && binding.state == State::Degraded;
+        let before = binding.reason.as_ref().filter(|_| still);
+        match (&looked.verdict, now.or(before)) {
+            (InspectionVerdict::InStep { .. }, Some(reason)) => {
                 InspectionVerdict::Damaged { reason: reason.clone() }
             }
-            _ => looked.verdict.clone(),
+            (verdict, _) => verdict.clone(),
         }
     }
 }
 
 impl Core {
+    /// Looks at each of these buckets once, with the bindings as they are now: what was rejected since the pass
+    /// began needs nothing any more.
+    async fn look_at_buckets(
+        &self,
+        keys: HashSet<BucketKey>,
+    ) -> Result<HashMap<BucketKey, BucketLooked>, RelationsError> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let all = &self.parts.relations.snapshot().await?.bindings;
+        stream::iter(keys)
+            .map(|key| async move {
+                let looked = self.look_at_bucket(&key, all).await?;
+                Ok((key, looked))
+            })
+            .buffer_unordered(BUCKETS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
     /// Decides and records where a present binding stands now, and holds or releases its deliveries.
     async fn conclude(&self, looked: Looked, world: &World) -> Result<Over, RelationsError> {
         let Looked { binding, rule, confirmation, .. } = looked;
@@ -283,7 +299,8 @@ impl Core {
         held.is_ok()
     }
 
-    /// Whether every daemon has what is recorded of the binding in force; asked only where the answer decides its state.
+    /// Whether every daemon has what is recorded of the binding in force; asked only where the answer decides its
+    /// state.
     fn seen(&self, binding: &Binding, nodes: &[Node]) -> Found {
         match binding.state {
             State::Active | State::Paused => Found::Done,
@@ -291,6 +308,16 @@ impl Core {
             // What is about to be recorded, nobody has seen yet.
             _ => decide::seen_by_all(nodes, &self.settings.node, u64::MAX),
         }
+    }
+}
+
+/// The binding, if its bucket is to be looked at: its rule stands, or it fires, or it was rejected and may have
+/// left rules.
+fn whose_bucket(looked: &Result<Looked, Over>) -> Option<&Binding> {
+    match looked {
+        Ok(looked) if looked.rule.is_done() || looked.binding.state.matches() => Some(&looked.binding),
+        Err(Over(binding, _)) if binding.state == State::Rejected => Some(binding),
+        _ => None,
     }
 }
 

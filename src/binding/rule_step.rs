@@ -165,8 +165,8 @@ impl Core {
         Ok(Ok(Looked { binding, rule, confirmation, verdict }))
     }
 
-    /// Records that the binding is `degraded` or `rejected` and returns it as it is then. Where the state machine has no such
-    /// way (it is degraded or paused already) it stays as it is.
+    /// Records that the binding is `degraded` or `rejected` and returns it as it is then. Where the state machine
+    /// has no such way (it is degraded or paused already) it stays as it is.
     pub(super) async fn fall(
         &self,
         binding: Binding,

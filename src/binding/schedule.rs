@@ -111,8 +111,8 @@ mod tests {
 
     #[test]
     fn failures_wait_longer_each_time_up_to_a_minute() {
-        let longest = |tries| doubled(FAILED, tries, u64::MAX).as_secs_f64().round();
-        assert_eq!([0, 1, 2, 5, 6, 40].map(longest), [1.0, 2.0, 4.0, 32.0, 60.0, 60.0]);
+        let longest = |tries| doubled(FAILED, tries, u64::MAX).as_millis().div_ceil(1_000);
+        assert_eq!([0, 1, 2, 5, 6, 40].map(longest), [1, 2, 4, 32, 60, 60]);
         assert_eq!(doubled(FAILED, 0, 0), Duration::from_millis(500));
     }
 

@@ -1,16 +1,16 @@
 //! The S3 API: buckets' notification configuration.
 //!
-//! Knows how a configuration is read and written, not what should be in it: that is a pure function of the bindings in
-//! `binding::bucket_rules`. A configuration is read whole and written whole; MinIO has no condition on the write, so
-//! whoever writes last wins.
+//! Knows how a configuration is read and written, not what should be in it: that is a pure function of the bindings
+//! in `binding::bucket_rules`. A configuration is read whole and written whole; MinIO has no condition on the
+//! write, so whoever writes last wins.
 //!
 //! **Never deleted.** MinIO does not route the query of `DELETE /bucket?notification`, and deletes the bucket. A
 //! configuration is emptied by writing an empty one, and this module has no verb that deletes anything.
 //!
-//! What MinIO (RELEASE.2025-09-07) does to a configuration, so that readers of it are not surprised: the order and the
-//! ids of the rules are kept; a target's region is filled in with the server's; a rule whose target is no longer
-//! configured is left out of the answer, so that reading and writing loses it for good; one unknown target refuses the
-//! whole write.
+//! What MinIO (RELEASE.2025-09-07) does to a configuration, so that readers of it are not surprised: the order and
+//! the ids of the rules are kept; a target's region is filled in with the server's; a rule whose target is no
+//! longer configured is left out of the answer, so that reading and writing loses it for good; one unknown target
+//! refuses the whole write.
 
 mod s3;
 

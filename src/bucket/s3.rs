@@ -27,6 +27,9 @@ const WHOLE: Duration = Duration::from_secs(10);
 /// Longest text of a server's error that is passed on, in bytes.
 const EXCERPT: usize = 512;
 
+/// Most targets that an error names.
+const MAX_NAMED: usize = 16;
+
 /// The buckets of one storage.
 #[derive(Debug)]
 pub struct S3Buckets {
@@ -119,6 +122,7 @@ impl BucketNotifications for S3Buckets {
         let mut targets: Vec<_> = configuration.rules.iter().map(|rule| rule.target.clone()).collect();
         targets.sort();
         targets.dedup();
+        targets.truncate(MAX_NAMED);
         let act = Act { verb: "write", action: "s3:PutBucketNotification", targets };
         let rules = configuration.rules.iter().map(write_rule).collect::<Result<Vec<_>, _>>();
         let rules = rules.map_err(|error| BucketError::Refused {

@@ -154,7 +154,7 @@ fn a_missing_file_says_how_to_name_one() {
 fn environment_overrides_the_file_and_may_hold_lists_and_numbers() {
     let place = Place::new(EXAMPLE)
         .env("TRIGGERD_ADMIN__LISTEN", "127.0.0.1:1234")
-        .env("TRIGGERD_DISPATCH__MAX_RUNNING", "7")
+        .env("TRIGGERD_DISPATCH__MAX_CONCURRENCY", "7")
         .env("TRIGGERD_RELATIONS__MIGRATE_AT_START", "false")
         .env("TRIGGERD_SOURCES__MINIO__BOUND__MESSAGES", "99")
         .env("TRIGGERD_STORAGES__MAIN__IGNORE_PRINCIPALS", r#"["functions", "etl"]"#)

@@ -1,15 +1,17 @@
 //! What a function is given: an event as a CloudEvent (structured or binary) or as S3 records. Pure.
 //!
 //! The attributes are those of the CloudEvents adapter for AWS S3: `id` is the event's identity, `type` is
-//! `com.amazonaws.s3.` and the event's name without `s3:`, `subject` is the object's key, decoded (left out for events of
-//! a whole bucket, because a subject must not be empty), `time` is the storage's, `data` is the record as it was sent.
+//! `com.amazonaws.s3.` and the event's name without `s3:`, `subject` is the object's key, decoded (left out for
+//! events of a whole bucket, because a subject must not be empty), `time` is the storage's, `data` is the record as
+//! it was sent.
 //!
-//! `source` is `<eventSource>.<awsRegion>.<bucket>`, from the record. A MinIO without a region sends an empty one, and
-//! it stays empty (`minio:s3..photos`): every source has three fields, so that no bucket's dots can be taken for a region.
-//! Characters that a URI does not take are percent-encoded; a record without `eventSource` gets `s3`.
+//! `source` is `<eventSource>.<awsRegion>.<bucket>`, from the record. A MinIO without a region sends an empty one,
+//! and it stays empty (`minio:s3..photos`): every source has three fields, so that no bucket's dots can be taken
+//! for a region. Characters that a URI does not take are percent-encoded; a record without `eventSource` gets `s3`.
 //!
-//! In binary mode the attributes are headers, percent-encoded as the HTTP binding says: space, `"`, `%` and everything
-//! that is not printable ASCII. Receivers differ in whether they decode them, so structured is the default.
+//! In binary mode the attributes are headers, percent-encoded as the HTTP binding says: space, `"`, `%` and
+//! everything that is not printable ASCII. Receivers differ in whether they decode them, so structured is the
+//! default.
 
 use std::fmt::Write;
 

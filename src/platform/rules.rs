@@ -1,20 +1,22 @@
 //! The driver of the Trigger Rules protocol (`docs/trigger-rules.openapi.yaml`).
 //!
-//! The platform keeps a rule for each binding (`PUT`, `GET`, `DELETE /rules/{id}`, with our bearer token) and checks each
-//! invocation (`POST /functions/{name}/invocations`, signed with the binding's secret, no token) against it.
+//! The platform keeps a rule for each binding (`PUT`, `GET`, `DELETE /rules/{id}`, with our bearer token) and
+//! checks each invocation (`POST /functions/{name}/invocations`, signed with the binding's secret, no token)
+//! against it.
 //!
-//! * **Establishing** is idempotent: the same rule again is success. 409, 422 and 404 of type `unknown-function` are the
-//!   platform's no, for good. Anything else that is not success (a 404 without that type is a gateway's, or a wrong
-//!   `url`) is an error, and the reconciler asks again.
+//! * **Establishing** is idempotent: the same rule again is success. 409, 422 and 404 of type `unknown-function`
+//!   are the platform's no, for good. Anything else that is not success (a 404 without that type is a gateway's, or
+//!   a wrong `url`) is an error, and the reconciler asks again.
 //! * **Inspecting** compares every field, and the secret by its digest: it does not leave the platform again.
 //!   Only a 404 of type `unknown-rule` says that the rule is missing, since a missing rule degrades a binding.
-//! * **Invoking** ends within the binding's timeout. Whose fault a timeout is depends on whether the request had left:
-//!   before, nobody has run anything (platform fault); after, a synchronous function was too slow (function fault),
-//!   and an asynchronous one was not accepted in time (platform fault).
+//! * **Invoking** ends within the binding's timeout. Whose fault a timeout is depends on whether the request had
+//!   left: before, nobody has run anything (platform fault); after, a synchronous function was too slow (function
+//!   fault), and an asynchronous one was not accepted in time (platform fault).
 //!
 //! One client for each platform: HTTP/1.1, connections kept, redirects never followed (events go where the operator
-//! said), proxies of the environment not used. At most [`MAX_BODY`] of an answer is read; a longer one costs its connection.
-//! A crash during any call leaves the platform with the rule or without it, and every call can be made again.
+//! said), proxies of the environment not used. At most [`MAX_BODY`] of an answer is read; a longer one costs its
+//! connection. A crash during any call leaves the platform with the rule or without it, and every call can be made
+//! again.
 
 use std::{
     collections::BTreeSet,

@@ -6,6 +6,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
+use http::HeaderMap;
 use sha2::Sha256;
 
 use crate::domain::{
@@ -30,9 +31,27 @@ pub struct Signed<'a> {
     pub signature: &'a str,
 }
 
+impl<'a> Signed<'a> {
+    /// Takes the three headers.
+    pub fn read(headers: &'a HeaderMap) -> Result<Self, Unverified> {
+        let text = |name: &'static str| {
+            let value = headers.get(name).and_then(|value| value.to_str().ok());
+            value.ok_or(Unverified::Missing(name))
+        };
+        Ok(Self {
+            id: text("webhook-id")?,
+            timestamp: text("webhook-timestamp")?,
+            signature: text("webhook-signature")?,
+        })
+    }
+}
+
 /// Why a message is not believed. Says nothing of the secret or of the right signature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unverified {
+    /// A header is not there, or not plain text.
+    #[error("header `{0}` is missing or not plain text")]
+    Missing(&'static str),
     /// Our own secret cannot be read.
     #[error("the binding's secret cannot be read; bind anew")]
     Secret(#[source] InvalidSecret),
@@ -132,7 +151,7 @@ mod tests {
     #[test]
     fn the_reference_library_accepts_what_we_sign() {
         let (secret, now) = (secret(1), SystemClock::new().now());
-        let mut headers = http::HeaderMap::new();
+        let mut headers = HeaderMap::new();
         headers.insert("webhook-id", "d1".parse().unwrap());
         headers.insert("webhook-timestamp", now.as_seconds().into());
         headers.insert("webhook-signature", sign(&secret, "d1", now, b"{}").unwrap().parse().unwrap());

@@ -1,5 +1,5 @@
-//! Buckets' notification configuration against a real MinIO: what we write comes back as we expect, and lets through what
-//! bindings want.
+//! Buckets' notification configuration against a real MinIO: what we write comes back as we expect, and lets
+//! through what bindings want.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The handshake on real parts: MinIO, the reference platform, SQLite relations, and the reconciler that runs by itself.
+//! The handshake on real parts: MinIO, the reference platform, SQLite relations, and the reconciler that runs by
+//! itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use triggerd::domain::event::StorageName;
 use triggerd::domain::ids::{BindingId, DeliveryId};
 use triggerd::domain::secret::SigningSecret;
 use triggerd::platform::Driver;
-use triggerd::platform::signature::Signed;
 use triggerd::queue::{Disposal, QueueError};
 use triggerd::relations::{Bound, NewBinding, Relations, Role, SqliteRelations};
 
@@ -221,18 +221,13 @@ async fn take_confirmations(listener: tokio::net::TcpListener, handle: Handle) {
         headers: HeaderMap,
         body: bytes::Bytes,
     ) -> StatusCode {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let signed = Signed {
-            id: text("webhook-id"),
-            timestamp: text("webhook-timestamp"),
-            signature: text("webhook-signature"),
-        };
         let Ok(id) = id.parse() else { return StatusCode::NOT_FOUND };
-        match handle.confirm(id, signed, &body).await {
+        match handle.confirm(id, &headers, &body).await {
             Ok(()) => StatusCode::NO_CONTENT,
             Err(ConfirmError::NoSuchBinding(_)) => StatusCode::NOT_FOUND,
             Err(ConfirmError::Unverified(_)) => StatusCode::UNAUTHORIZED,
             Err(ConfirmError::Malformed(_)) => StatusCode::BAD_REQUEST,
+            Err(ConfirmError::NotWaiting { .. }) => StatusCode::CONFLICT,
             Err(ConfirmError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

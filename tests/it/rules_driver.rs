@@ -1,4 +1,5 @@
-//! The driver of the Trigger Rules protocol against the real reference platform, and against a platform that misbehaves.
+//! The driver of the Trigger Rules protocol against the real reference platform, and against a platform that
+//! misbehaves.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -148,7 +149,7 @@ fn binding(function: &str, change: impl FnOnce(&mut BindingSpec)) -> Result<Bind
 
 fn delivery(binding: &Binding, key: &str) -> Result<Delivery> {
     // As MinIO sends keys by webhook: form-urlencoded.
-    let coded: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let coded = key.bytes().fold(String::new(), |coded, byte| coded + &format!("%{byte:02X}"));
     let record = json!({
         "eventVersion": "2.0", "eventSource": "minio:s3", "awsRegion": "", "eventName": "s3:ObjectCreated:Put",
         "s3": { "bucket": { "name": "photos" }, "object": { "key": coded } },

@@ -1,0 +1,198 @@
+//! Where bindings go, what they say meanwhile, and what the handle answers.
+
+use super::*;
+
+#[tokio::test]
+async fn refused_binding_is_rejected_for_good_and_leaves_the_bucket_alone() {
+    let site = Site::new().await;
+    let id = site.bind("nobody").await;
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    let binding = site.binding(id).await.unwrap();
+    assert_eq!((binding.state, binding.reason.as_deref()), (State::Rejected, Some("no such function")));
+    assert_eq!(site.world.state().buckets["photos"].rules, [foreign()]);
+    site.relations.unbind(id, "operator", site.clock.now()).await.unwrap();
+    site.settle(&mut reconciler, &handle).await;
+    site.assert_gone(id).await;
+}
+
+#[tokio::test]
+async fn pending_binding_shows_which_step_failed_and_heals() {
+    let site = Site::new().await;
+    site.world.state().platform_away = true;
+    let id = site.bind("thumb").await;
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    let step = |binding: &Binding, name| binding.steps.iter().find(|step| step.name == name).unwrap().clone();
+    let binding = site.binding(id).await.unwrap();
+    assert_eq!(binding.state, State::Pending);
+    assert!(step(&binding, StepName::Rule).error.unwrap().contains("503"));
+    assert_eq!(step(&binding, StepName::Bucket).state, StepState::Waiting);
+    assert_eq!(site.world.state().buckets["photos"].rules, [foreign()], "the bucket comes after the rule");
+
+    site.world.state().platform_away = false;
+    let photos = site.world.state().buckets.remove("photos").unwrap();
+    site.settle(&mut reconciler, &handle).await;
+    let binding = site.binding(id).await.unwrap();
+    assert_eq!(step(&binding, StepName::Rule).state, StepState::Done);
+    let reason = binding.reason.unwrap();
+    assert!(reason.contains("bucket `photos` does not exist on storage `default`"), "{reason}");
+
+    site.world.state().buckets.insert("photos".into(), photos);
+    site.settle(&mut reconciler, &handle).await;
+    site.assert_active(id).await;
+}
+
+#[tokio::test]
+async fn platform_or_storage_that_does_not_answer_degrades_nothing() {
+    let (site, id) = Story::Bind.begin().await;
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    for away in [(true, false), (false, true)] {
+        site.away(away.0, away.1);
+        site.settle(&mut reconciler, &handle).await;
+        let binding = site.binding(id).await.unwrap();
+        assert_eq!(binding.state, State::Active);
+        assert!(binding.steps.iter().any(|step| step.state == StepState::Failed), "{:?}", binding.steps);
+        site.away(false, false);
+        site.settle(&mut reconciler, &handle).await;
+        site.assert_active(id).await;
+    }
+}
+
+#[tokio::test]
+async fn active_waits_for_every_registered_daemon() {
+    let (site, id) = Story::Bind.begin().await;
+    site.relations.heartbeat("b", 0, None).await.unwrap();
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    let binding = site.binding(id).await.unwrap();
+    assert_eq!(binding.state, State::Armed);
+    assert!(binding.reason.unwrap().contains("not every daemon"));
+    site.relations.forget_node("b").await.unwrap();
+    site.settle(&mut reconciler, &handle).await;
+    site.assert_active(id).await;
+}
+
+#[tokio::test]
+async fn unbinding_waits_for_running_deliveries_before_the_rule_goes() {
+    let (site, id) = Story::Unbind.begin().await;
+    site.world.state().running = 1;
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    assert_eq!(site.state(id).await, Some(State::Unbinding));
+    assert!(site.world.state().rules.contains_key(&id));
+    assert_eq!(site.world.state().buckets["photos"].rules, [foreign()]);
+    site.world.state().running = 0;
+    site.settle(&mut reconciler, &handle).await;
+    site.assert_gone(id).await;
+}
+
+#[tokio::test]
+async fn unbinding_ends_only_when_platform_storage_and_daemons_have_followed() {
+    for (platform_away, storage_away, lagging) in
+        [(true, false, false), (false, true, false), (false, false, true)]
+    {
+        let (site, id) = Story::Unbind.begin().await;
+        if lagging {
+            site.relations.heartbeat("b", 0, None).await.unwrap();
+        }
+        site.away(platform_away, storage_away);
+        let (mut reconciler, handle) = site.start();
+        site.settle(&mut reconciler, &handle).await;
+        let binding = site.binding(id).await.expect("it is gone before everybody followed");
+        assert_eq!(binding.state, State::Unbinding);
+        assert!(binding.reason.is_some());
+        site.away(false, false);
+        site.relations.forget_node("b").await.unwrap();
+        site.settle(&mut reconciler, &handle).await;
+        site.assert_gone(id).await;
+    }
+}
+
+#[tokio::test]
+async fn unbinding_from_a_bucket_that_is_gone_ends() {
+    let (site, id) = Story::Unbind.begin().await;
+    site.world.state().buckets.clear();
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    assert!(site.binding(id).await.is_none());
+}
+
+#[tokio::test]
+async fn suspect_is_told_what_the_inspection_found() {
+    let (site, id) = Story::Bind.begin().await;
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    let ask = |id| {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.inspect_now(id).await })
+    };
+    let verdict = async |reconciler: &mut Reconciler, id| {
+        let asked = ask(id);
+        tokio::task::yield_now().await;
+        reconciler.pass().await.unwrap();
+        asked.await.unwrap()
+    };
+    let revision = site.binding(id).await.unwrap().revision;
+    assert_eq!(verdict(&mut reconciler, id).await, InspectionVerdict::InStep { revision });
+    assert_eq!(verdict(&mut reconciler, BindingId::from_bytes([9; 16])).await, InspectionVerdict::Gone);
+    site.world.state().platform_away = true;
+    assert_eq!(verdict(&mut reconciler, id).await, InspectionVerdict::Unknown);
+    site.world.state().platform_away = false;
+    site.world.state().rules.clear();
+    assert!(matches!(verdict(&mut reconciler, id).await, InspectionVerdict::Damaged { .. }));
+    site.settle(&mut reconciler, &handle).await;
+    let photos = site.world.state().buckets.remove("photos").unwrap();
+    for _ in 0..2 {
+        let verdict = verdict(&mut reconciler, id).await;
+        assert!(
+            matches!(&verdict, InspectionVerdict::Damaged { reason } if reason.contains("is gone")),
+            "{verdict:?}"
+        );
+    }
+    site.world.state().buckets.insert("photos".into(), photos);
+    site.settle(&mut reconciler, &handle).await;
+    site.assert_active(id).await;
+}
+
+#[tokio::test]
+async fn forged_confirmation_is_refused() {
+    let (site, id) = Story::BindWithCallBack.begin().await;
+    let (_reconciler, handle) = site.start();
+    let binding = site.binding(id).await.unwrap();
+    let now = site.clock.now();
+    let other = SigningSecret::generate(&SeededEntropy::new(99));
+    let right = format!(r#"{{"rule":"{id}","state":"confirmed"}}"#);
+    let wrong = format!(r#"{{"rule":"{}","state":"confirmed"}}"#, BindingId::from_bytes([1; 16]));
+    for (secret, body, words) in
+        [(&other, &right, "not believed"), (&binding.secret, &wrong, "the body must be")]
+    {
+        let error =
+            handle.confirm(id, &signed(secret, now, body.as_bytes()), body.as_bytes()).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let bare = handle.confirm(id, &HeaderMap::new(), right.as_bytes()).await.unwrap_err();
+    assert!(matches!(bare, ConfirmError::Unverified(Unverified::Missing("webhook-id"))), "{bare:?}");
+    let headers = signed(&binding.secret, now, right.as_bytes());
+    let stranger = handle.confirm(BindingId::from_bytes([1; 16]), &headers, right.as_bytes()).await;
+    assert!(matches!(stranger, Err(ConfirmError::NoSuchBinding(_))), "{stranger:?}");
+    site.relations.unbind(id, "operator", now).await.unwrap();
+    let late = handle.confirm(id, &headers, right.as_bytes()).await;
+    assert!(matches!(late, Err(ConfirmError::NotWaiting { state: State::Unbinding, .. })), "{late:?}");
+}
+
+#[tokio::test]
+async fn parked_deliveries_are_released_after_the_repair() {
+    let (site, id) = Story::RuleLost.begin().await;
+    site.world.state().functions.clear();
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    assert_eq!(site.state(id).await, Some(State::Degraded));
+    assert_eq!(site.world.state().parked[&id], (3, true));
+    site.world.state().functions.insert("thumb".into());
+    site.settle(&mut reconciler, &handle).await;
+    site.assert_active(id).await;
+    assert_eq!(site.world.state().parked[&id], (3, false));
+    assert!(FakeDispatch(Arc::clone(&site.world)).running(id).is_empty());
+}
