@@ -22,7 +22,7 @@ help: ## List the tasks
 .PHONY: demo
 demo: ## Show the whole story on a real MinIO; needs no root
 	@tests/servers/install minio --path-ok || echo 'No MinIO: the demo replays recorded notifications instead.'
-	@KEEP=$(KEEP) tests/demo
+	@KEEP=$(KEEP) tests/demo/run
 
 .PHONY: test
 test: ## Install what is missing and run every check and test
