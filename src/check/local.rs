@@ -1,16 +1,17 @@
-//! Probes of this host, and of what can be seen from it by a plain connection.
+//! Probes of this host.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
-use http::Uri;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-use crate::config::{Config, sources::SourceConfig};
+use crate::config::Config;
 
 use super::{Finding, Probe};
-
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// The probes that need nothing but the config. `running`: whether this config's daemon is running now, and so holds
 /// the addresses.
@@ -20,14 +21,6 @@ pub fn probes(config: &Config, running: bool) -> Vec<Box<dyn Probe>> {
         vec![Box::new(StateDir { path: state_dir, wanted: config.queue.max_bytes })];
     for (part, address) in config.listeners() {
         probes.push(Box::new(Listener { part, address, running }));
-    }
-    for (name, source) in &config.sources {
-        if let SourceConfig::Mqtt(source) = source {
-            probes.push(Box::new(Broker {
-                part: format!("sources.{name}.broker"),
-                url: source.broker.clone(),
-            }));
-        }
     }
     probes
 }
@@ -48,10 +41,7 @@ impl Probe for StateDir {
         let (part, path) = (self.part(), self.path.display());
         match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let remedy = format!(
-                    "`install -d -m 750 -o triggerd -g triggerd {path}` (the systemd unit makes it by itself)"
-                );
-                return vec![Finding::fail(part, format!("{path} does not exist"), remedy)];
+                return vec![missing(part, &self.path, can_be_made(&self.path))];
             }
             Err(error) => {
                 return vec![Finding::fail(part, format!("{path}: {error}"), "let the daemon's user in")];
@@ -78,6 +68,23 @@ impl Probe for StateDir {
             _ => vec![Finding::ok(part, format!("{path} can be written"))],
         }
     }
+}
+
+/// A state directory that is not there: the daemon makes it at its first start, if it may.
+fn missing(part: String, path: &Path, can_be_made: bool) -> Finding {
+    let path = path.display();
+    if can_be_made {
+        return Finding::ok(part, format!("{path} does not exist yet; it is made at the first start"));
+    }
+    let remedy =
+        format!("`install -d -m 700 -o triggerd -g triggerd {path}` (the systemd unit makes it by itself)");
+    Finding::fail(part, format!("{path} does not exist, and this user cannot make it"), remedy)
+}
+
+/// Whether this user may write in the nearest folder above that exists.
+fn can_be_made(path: &Path) -> bool {
+    let above = path.ancestors().skip(1).find(|folder| folder.exists());
+    above.is_some_and(|folder| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok())
 }
 
 /// An address to listen at: free, or held by the daemon itself.
@@ -123,43 +130,6 @@ impl Probe for Listener {
     }
 }
 
-/// An MQTT broker: accepts connections. Whether it lets us in is seen when the daemon subscribes.
-struct Broker {
-    part: String,
-    url: String,
-}
-
-#[async_trait]
-impl Probe for Broker {
-    fn part(&self) -> String {
-        self.part.clone()
-    }
-
-    async fn look(&self) -> Vec<Finding> {
-        let uri = self.url.parse::<Uri>().ok();
-        let Some((uri, host)) = uri.as_ref().and_then(|uri| Some((uri, uri.host()?))) else {
-            let what = "this is no URL with a host";
-            return vec![Finding::fail(&self.part, what, "write mqtt://HOST:1883 or mqtts://HOST:8883")];
-        };
-        let host = host.trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("mqtts") { 8_883 } else { 1_883 });
-        let remedy = format!(
-            "see whether the broker runs (`systemctl status mosquitto`) and listens at {host}:{port}"
-        );
-        vec![match tokio::time::timeout(CONNECT, TcpStream::connect((host, port))).await {
-            Ok(Ok(_)) => {
-                let what =
-                    format!("{host}:{port} accepts connections (user and topic are tried by the daemon)");
-                Finding::ok(&self.part, what)
-            }
-            Ok(Err(error)) => {
-                Finding::fail(&self.part, format!("{host}:{port} cannot be reached: {error}"), remedy)
-            }
-            Err(_) => Finding::fail(&self.part, format!("{host}:{port} does not answer"), remedy),
-        }]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tempfile::TempDir;
@@ -180,8 +150,11 @@ mod tests {
         assert_eq!(one(at(folder.path().into(), 1)).await.0, Level::Ok);
         let (level, text) = one(at(folder.path().into(), u64::MAX)).await;
         assert!(level == Level::Warn && text.contains("max_bytes"), "{text}");
-        let (level, text) = one(at(folder.path().join("missing"), 1)).await;
-        assert!(level == Level::Fail && text.contains("install -d"), "{text}");
+        let unmade = folder.path().join("missing");
+        let (level, text) = one(at(unmade.clone(), 1)).await;
+        assert!(level == Level::Ok && text.contains("made at the first start"), "{text}");
+        let barred = missing("node.state_dir".into(), &unmade, false);
+        assert!(barred.level == Level::Fail && barred.remedy.unwrap_or_default().contains("install -d"));
         fs::write(folder.path().join("file"), "").unwrap();
         let (level, text) = one(at(folder.path().join("file"), 1)).await;
         assert!(level == Level::Fail && text.contains("no directory"), "{text}");
@@ -200,17 +173,5 @@ mod tests {
         assert!(level == Level::Fail && text.contains("ip address"), "{text}");
         drop(taken);
         assert_eq!(one(at(address, false)).await.0, Level::Ok);
-    }
-
-    #[tokio::test]
-    async fn a_broker_is_connected_to() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("mqtt://{}", listener.local_addr().unwrap());
-        let at = |url: &str| Broker { part: "sources.b.broker".into(), url: url.into() };
-        assert_eq!(one(at(&url)).await.0, Level::Ok);
-        drop(listener);
-        let (level, text) = one(at(&url)).await;
-        assert!(level == Level::Fail && text.contains("cannot be reached"), "{text}");
-        assert_eq!(one(at("nonsense")).await.0, Level::Fail);
     }
 }
