@@ -4,20 +4,30 @@ use std::sync::Arc;
 
 use super::foundation;
 use crate::{
-    bucket::{BucketError, BucketNotifications, S3Buckets},
+    bucket::{BucketError, BucketNotifications, S3Buckets, ServerInfo, ServerInfoError},
     check::{
         Probe,
-        remote::{PlatformProbe, RelationsProbe, StorageAnswer, StorageProbe},
+        remote::{
+            BrokerAnswer, BrokerProbe, PlatformProbe, RelationsProbe, StorageAnswer, StorageProbe, Targets,
+        },
     },
-    config::Config,
+    config::{
+        Config,
+        sources::{MqttConfig, SourceConfig},
+    },
+    domain::{
+        clock::{Clock, SystemClock},
+        entropy::{Entropy, SystemEntropy},
+    },
     relations::{MySqlOptions, MySqlRelations, Relations},
+    source::mqtt::{TrialError, try_connect},
     telemetry::Chain,
 };
 
 /// A bucket that nobody has: asking for it shows whether we are let in.
 const NO_BUCKET: &str = "triggerd-check-no-such-bucket";
 
-/// The probes of the shared relations, the platforms and the storages.
+/// The probes of the shared relations, the brokers, the platforms and the storages.
 pub fn probes(config: &Config) -> Vec<Box<dyn Probe>> {
     let mut probes: Vec<Box<dyn Probe>> = Vec::new();
     if let Some(url) = config.relations.url.clone() {
@@ -29,6 +39,15 @@ pub fn probes(config: &Config) -> Vec<Box<dyn Probe>> {
             })
         })));
     }
+    for (name, source) in &config.sources {
+        if let SourceConfig::Mqtt(mqtt) = source {
+            let (node, name, mqtt) = (config.node.name.clone(), name.clone(), mqtt.clone());
+            probes.push(Box::new(BrokerProbe::new(name.clone(), move || {
+                let (node, name, mqtt) = (node.clone(), name.clone(), mqtt.clone());
+                Box::pin(async move { ask_broker(&mqtt, &node, &name).await })
+            })));
+        }
+    }
     // What keeps a driver from being made is wrong in the config, and told there.
     for (name, driver) in foundation::drivers(config).unwrap_or_default() {
         probes.push(Box::new(PlatformProbe::new(name, driver)));
@@ -36,17 +55,30 @@ pub fn probes(config: &Config) -> Vec<Box<dyn Probe>> {
     for (name, storage) in &config.storages {
         let Some(secret_key) = &storage.secret_key else { continue };
         let buckets = Arc::new(S3Buckets::new(name, storage, secret_key));
+        let info = Arc::new(ServerInfo::new(name, storage, secret_key));
         probes.push(Box::new(StorageProbe::new(name, storage, move || {
-            let buckets = Arc::clone(&buckets);
-            Box::pin(async move { ask(buckets.as_ref()).await })
+            let (buckets, info) = (Arc::clone(&buckets), Arc::clone(&info));
+            Box::pin(async move { ask_storage(&buckets, &info).await })
         })));
     }
     probes
 }
 
-async fn ask(buckets: &S3Buckets) -> StorageAnswer {
+async fn ask_broker(config: &MqttConfig, node: &str, name: &str) -> BrokerAnswer {
+    let Err(error) = try_connect(config, node, name, SystemEntropy.next()).await else {
+        return BrokerAnswer::In;
+    };
+    let said = Chain(&error).to_string();
+    match error {
+        TrialError::Refused { .. } => BrokerAnswer::Refused(said),
+        TrialError::Failed { .. } | TrialError::Silent { .. } => BrokerAnswer::Unreachable(said),
+        TrialError::Settings(_) => BrokerAnswer::Misconfigured(said),
+    }
+}
+
+async fn ask_storage(buckets: &S3Buckets, info: &ServerInfo) -> StorageAnswer {
     match buckets.read(NO_BUCKET).await {
-        Ok(_) | Err(BucketError::NoSuchBucket { .. }) => StorageAnswer::In { targets: None },
+        Ok(_) | Err(BucketError::NoSuchBucket { .. }) => StorageAnswer::In(ask_targets(info).await),
         Err(error) => {
             let said = Chain(&error).to_string();
             match error {
@@ -56,5 +88,13 @@ async fn ask(buckets: &S3Buckets) -> StorageAnswer {
                 _ => StorageAnswer::Odd(said),
             }
         }
+    }
+}
+
+async fn ask_targets(info: &ServerInfo) -> Targets {
+    match info.targets(SystemClock::new().now()).await {
+        Ok(targets) => Targets::There(targets),
+        Err(ServerInfoError::Denied { .. }) => Targets::Hidden,
+        Err(error) => Targets::Unknown(Chain(&error).to_string()),
     }
 }

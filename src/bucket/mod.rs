@@ -13,6 +13,7 @@
 //! refuses the whole write.
 
 mod s3;
+mod server_info;
 
 use std::{error::Error, fmt};
 
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use aws_sdk_s3::types::NotificationConfiguration;
 
 pub use s3::S3Buckets;
+pub use server_info::{ServerInfo, ServerInfoError};
 
 /// One rule of a bucket's notification configuration: these events of these keys go to this target.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,21 +1,17 @@
-//! Probes of this host, and of what can be seen from it by a plain connection.
+//! Probes of this host.
 
 use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use http::Uri;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-use crate::config::{Config, sources::SourceConfig};
+use crate::config::Config;
 
 use super::{Finding, Probe};
-
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// The probes that need nothing but the config. `running`: whether this config's daemon is running now, and so holds
 /// the addresses.
@@ -25,14 +21,6 @@ pub fn probes(config: &Config, running: bool) -> Vec<Box<dyn Probe>> {
         vec![Box::new(StateDir { path: state_dir, wanted: config.queue.max_bytes })];
     for (part, address) in config.listeners() {
         probes.push(Box::new(Listener { part, address, running }));
-    }
-    for (name, source) in &config.sources {
-        if let SourceConfig::Mqtt(source) = source {
-            probes.push(Box::new(Broker {
-                part: format!("sources.{name}.broker"),
-                url: source.broker.clone(),
-            }));
-        }
     }
     probes
 }
@@ -142,43 +130,6 @@ impl Probe for Listener {
     }
 }
 
-/// An MQTT broker: accepts connections. Whether it lets us in is seen when the daemon subscribes.
-struct Broker {
-    part: String,
-    url: String,
-}
-
-#[async_trait]
-impl Probe for Broker {
-    fn part(&self) -> String {
-        self.part.clone()
-    }
-
-    async fn look(&self) -> Vec<Finding> {
-        let uri = self.url.parse::<Uri>().ok();
-        let Some((uri, host)) = uri.as_ref().and_then(|uri| Some((uri, uri.host()?))) else {
-            let what = "this is no URL with a host";
-            return vec![Finding::fail(&self.part, what, "write mqtt://HOST:1883 or mqtts://HOST:8883")];
-        };
-        let host = host.trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("mqtts") { 8_883 } else { 1_883 });
-        let remedy = format!(
-            "see whether the broker runs (`systemctl status mosquitto`) and listens at {host}:{port}"
-        );
-        vec![match tokio::time::timeout(CONNECT, TcpStream::connect((host, port))).await {
-            Ok(Ok(_)) => {
-                let what =
-                    format!("{host}:{port} accepts connections (user and topic are tried by the daemon)");
-                Finding::ok(&self.part, what)
-            }
-            Ok(Err(error)) => {
-                Finding::fail(&self.part, format!("{host}:{port} cannot be reached: {error}"), remedy)
-            }
-            Err(_) => Finding::fail(&self.part, format!("{host}:{port} does not answer"), remedy),
-        }]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tempfile::TempDir;
@@ -222,17 +173,5 @@ mod tests {
         assert!(level == Level::Fail && text.contains("ip address"), "{text}");
         drop(taken);
         assert_eq!(one(at(address, false)).await.0, Level::Ok);
-    }
-
-    #[tokio::test]
-    async fn a_broker_is_connected_to() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("mqtt://{}", listener.local_addr().unwrap());
-        let at = |url: &str| Broker { part: "sources.b.broker".into(), url: url.into() };
-        assert_eq!(one(at(&url)).await.0, Level::Ok);
-        drop(listener);
-        let (level, text) = one(at(&url)).await;
-        assert!(level == Level::Fail && text.contains("cannot be reached"), "{text}");
-        assert_eq!(one(at("nonsense")).await.0, Level::Fail);
     }
 }

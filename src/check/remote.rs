@@ -99,6 +99,62 @@ impl Probe for PlatformProbe {
     }
 }
 
+/// What a broker said to a connection.
+#[derive(Debug)]
+pub enum BrokerAnswer {
+    /// It let us in.
+    In,
+    /// It does not want us; its word for it.
+    Refused(String),
+    /// There is no connection, or no answer; why.
+    Unreachable(String),
+    /// The source's own settings are wrong; what.
+    Misconfigured(String),
+}
+
+type AskBroker = Box<dyn Fn() -> Connecting<BrokerAnswer> + Send + Sync>;
+
+/// An MQTT broker: reached, and lets us in.
+pub struct BrokerProbe {
+    source: String,
+    ask: AskBroker,
+}
+
+impl BrokerProbe {
+    /// The probe of the broker of the source of this name, asked by this function.
+    pub fn new(
+        source: impl Into<String>,
+        ask: impl Fn() -> Connecting<BrokerAnswer> + Send + Sync + 'static,
+    ) -> Self {
+        Self { source: source.into(), ask: Box::new(ask) }
+    }
+}
+
+#[async_trait]
+impl Probe for BrokerProbe {
+    fn part(&self) -> String {
+        format!("sources.{}.broker", self.source)
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        let (what, remedy) = match (self.ask)().await {
+            BrokerAnswer::In => {
+                return vec![Finding::ok(self.part(), "reached, and it lets us in")];
+            }
+            BrokerAnswer::Refused(what) => {
+                (what, "correct `username`, `password_file` and `version`, or let this user in at the broker")
+            }
+            BrokerAnswer::Unreachable(why) => (
+                why,
+                "see that the broker runs (`systemctl status mosquitto`), that host and port are right, and that both \
+                 sides agree on TLS (mqtt:// or mqtts://, `ca_file`, `cert_file`)",
+            ),
+            BrokerAnswer::Misconfigured(what) => (what, "correct the source in the config"),
+        };
+        vec![Finding::fail(self.part(), what, remedy)]
+    }
+}
+
 /// What a storage said when it was asked.
 #[derive(Debug)]
 pub enum StorageAnswer {
@@ -110,11 +166,19 @@ pub enum StorageAnswer {
     Forbidden(String),
     /// It answered otherwise; what it said.
     Odd(String),
-    /// It let us in. The ARNs of its targets, where the user may see them.
-    In {
-        /// As `sqsARN` lists them.
-        targets: Option<BTreeSet<String>>,
-    },
+    /// It let us in.
+    In(Targets),
+}
+
+/// What is known of a storage's targets.
+#[derive(Debug)]
+pub enum Targets {
+    /// Their ARNs, as `sqsARN` lists them.
+    There(BTreeSet<String>),
+    /// The user may not see them.
+    Hidden,
+    /// They could not be asked for; why.
+    Unknown(String),
 }
 
 /// A storage: reached, lets us in, has the targets that the config names.
@@ -138,11 +202,19 @@ impl StorageProbe {
         vec![Finding::fail(self.part(), what.to_string(), remedy)]
     }
 
-    fn targets(&self, there: Option<&BTreeSet<String>>) -> Vec<Finding> {
+    fn targets(&self, targets: &Targets) -> Vec<Finding> {
         let part = format!("{}.targets", self.part());
-        let Some(there) = there else {
-            let remedy = "give its user `admin:ServerInfo` to have the targets checked";
-            return vec![Finding::warn(part, "the user may not see which targets there are", remedy)];
+        let there = match targets {
+            Targets::There(there) => there,
+            Targets::Hidden => {
+                let remedy = "give its user `admin:ServerInfo` to have the targets checked";
+                return vec![Finding::warn(part, "the user may not see which targets there are", remedy)];
+            }
+            Targets::Unknown(why) => {
+                let what = format!("it does not tell which targets there are: {why}");
+                let remedy = "compare the ARNs with what `mc admin info --json` shows under `sqsARN`";
+                return vec![Finding::warn(part, what, remedy)];
+            }
         };
         let listed: Vec<&str> = there.iter().map(String::as_str).collect();
         let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
@@ -180,9 +252,9 @@ impl Probe for StorageProbe {
                 format!("it answered otherwise than S3: {said}"),
                 "see that `endpoint` is MinIO's S3 port, not its console",
             ),
-            StorageAnswer::In { targets } => {
+            StorageAnswer::In(targets) => {
                 let mut findings = vec![Finding::ok(self.part(), "reached, and it lets us in")];
-                findings.extend(self.targets(targets.as_ref()));
+                findings.extend(self.targets(&targets));
                 findings
             }
         }
@@ -280,14 +352,16 @@ mod tests {
             shown(StorageProbe::new("main", &config, move || Box::pin(async move { answer() }))).await
         };
         let there =
-            ask(|| StorageAnswer::In { targets: Some(["arn:minio:sqs::A:mqtt".to_owned()].into()) }).await;
+            ask(|| StorageAnswer::In(Targets::There(["arn:minio:sqs::A:mqtt".to_owned()].into()))).await;
         assert_eq!(there.len(), 3);
         assert!(
             there[1].starts_with("Ok storages.main.targets") && there[2].starts_with("Fail"),
             "{there:?}"
         );
         assert!(there[2].contains("B:mqtt is not there; it has arn:minio:sqs::A:mqtt"), "{there:?}");
-        assert!(ask(|| StorageAnswer::In { targets: None }).await[1].contains("admin:ServerInfo"));
+        assert!(ask(|| StorageAnswer::In(Targets::Hidden)).await[1].contains("admin:ServerInfo"));
+        let unknown = ask(|| StorageAnswer::In(Targets::Unknown("it answered 404".into()))).await;
+        assert!(unknown[1].starts_with("Warn") && unknown[1].contains("404"), "{unknown:?}");
         for answer in [
             (|| StorageAnswer::Unreachable("refused".into())) as fn() -> StorageAnswer,
             || StorageAnswer::Credentials("InvalidAccessKeyId".into()),

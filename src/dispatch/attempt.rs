@@ -58,7 +58,8 @@ impl Dispatcher {
             // A full channel means that inspections are under way already.
             let _full = self.inner.suspicions.try_send(binding.id);
         }
-        AttemptMade { delivery, outcome: &outcome, at, took, verdict }.tell(&parts.recent);
+        let delivered = verdict == Verdict::Delivered;
+        AttemptMade { delivery, outcome: &outcome, at, took, delivered }.tell(&parts.recent);
         let record = Attempt {
             at,
             took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),

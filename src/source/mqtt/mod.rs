@@ -41,6 +41,7 @@ mod reconnect;
 mod report;
 mod session;
 mod settings;
+mod trial;
 mod v4;
 mod v5;
 
@@ -55,7 +56,11 @@ use self::{
     report::Report,
     settings::Settings,
 };
-pub use self::{report::MqttState, settings::MqttError};
+pub use self::{
+    report::MqttState,
+    settings::MqttError,
+    trial::{TrialError, try_connect},
+};
 use super::{Bound, Message, Origin, refusal::Refusals};
 use crate::{
     config::sources::{MqttConfig, MqttVersion},

@@ -109,6 +109,8 @@ pub(super) struct Settings {
     pub(super) port: u16,
     pub(super) topic: String,
     pub(super) client_id: String,
+    /// Whether the broker keeps what is not acknowledged for the next connection.
+    pub(super) keeps_session: bool,
     pub(super) credentials: Option<Credentials>,
     pub(super) tls: Option<TlsConnector>,
     pub(super) keep_alive: Duration,
@@ -151,6 +153,7 @@ impl Settings {
             port,
             topic: config.topic.clone(),
             client_id,
+            keeps_session: true,
             credentials,
             tls,
             keep_alive: Duration::from_secs(config.keep_alive_s.max(MIN_KEEP_ALIVE).into()),

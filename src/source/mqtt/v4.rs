@@ -28,7 +28,8 @@ impl Protocol for V4 {
     fn open(settings: &Settings) -> (EventLoop, AsyncClient) {
         let mut options = MqttOptions::new(&settings.client_id, &settings.host, settings.port);
         let limit = settings.packet_limit as usize;
-        options.set_clean_session(false).set_manual_acks(true).set_keep_alive(settings.keep_alive);
+        options.set_clean_session(!settings.keeps_session).set_manual_acks(true);
+        options.set_keep_alive(settings.keep_alive);
         options.set_max_packet_size(limit, limit);
         if let Some(credentials) = &settings.credentials {
             let password = credentials.password.as_ref().map_or("", |password| password.expose_secret());

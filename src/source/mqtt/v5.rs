@@ -30,9 +30,10 @@ impl Protocol for V5 {
 
     fn open(settings: &Settings) -> (EventLoop, AsyncClient) {
         let mut options = MqttOptions::new(&settings.client_id, &settings.host, settings.port);
-        options.set_clean_start(false).set_manual_acks(true).set_keep_alive(settings.keep_alive);
+        options.set_clean_start(!settings.keeps_session).set_manual_acks(true);
+        options.set_keep_alive(settings.keep_alive);
         // The largest value means that the session never expires.
-        options.set_session_expiry_interval(Some(u32::MAX));
+        options.set_session_expiry_interval(Some(if settings.keeps_session { u32::MAX } else { 0 }));
         options.set_receive_maximum(Some(settings.receive_maximum));
         options.set_max_packet_size(Some(settings.packet_limit));
         if let Some(credentials) = &settings.credentials {
