@@ -62,6 +62,13 @@ unit: ## Run the unit tests
 integration: ## Run the tests on real servers (`make servers` first)
 	cargo test --locked --test it
 
+.PHONY: deployment-test
+deployment-test: ## Type docs/deployment.md into a booted Debian 12 and try it there (needs root; not part of `make test`)
+	@command -v debootstrap systemd-nspawn >/dev/null || $(SUDO) apt-get -q install --yes --no-install-recommends debootstrap systemd-container
+	@tests/servers/install minio
+	cargo build --locked --release --bins
+	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/deployment/run
+
 .PHONY: bench
 bench: ## Measure
 	cargo bench --locked
