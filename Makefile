@@ -61,8 +61,9 @@ integration: ## Run the tests on real servers (`make servers` first)
 	cargo test --locked --test it
 
 .PHONY: bench
-bench: ## Measure
-	cargo bench --locked
+bench: ## Measure the way of an event against a bare call, and the queue (`make servers` first)
+	cargo bench --locked --bench pipeline
+	cargo bench --locked --bench queue
 
 .PHONY: deps
 deps: ## Install the Debian packages that building needs (root or sudo)
