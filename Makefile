@@ -70,8 +70,9 @@ deployment-test: ## Type docs/deployment.md into a booted Debian 12 and try it t
 	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/deployment/run
 
 .PHONY: bench
-bench: ## Measure
-	cargo bench --locked
+bench: ## Measure the way of an event against a bare call, and the queue (`make servers` first)
+	cargo bench --locked --bench pipeline
+	cargo bench --locked --bench queue
 
 .PHONY: deps
 deps: ## Install the Debian packages that building needs (root or sudo)
