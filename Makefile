@@ -62,9 +62,17 @@ unit: ## Run the unit tests
 integration: ## Run the tests on real servers (`make servers` first)
 	cargo test --locked --test it
 
+.PHONY: deployment-test
+deployment-test: ## Type docs/deployment.md into a booted Debian 12 and try it there (needs root; not part of `make test`)
+	@command -v debootstrap systemd-nspawn >/dev/null || $(SUDO) apt-get -q install --yes --no-install-recommends debootstrap systemd-container
+	@tests/servers/install minio
+	cargo build --locked --release --bins
+	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/deployment/run
+
 .PHONY: bench
-bench: ## Measure
-	cargo bench --locked
+bench: ## Measure the way of an event against a bare call, and the queue (`make servers` first)
+	cargo bench --locked --bench pipeline
+	cargo bench --locked --bench queue
 
 .PHONY: deps
 deps: ## Install the Debian packages that building needs (root or sudo)
