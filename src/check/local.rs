@@ -1,6 +1,10 @@
 //! Probes of this host.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use tokio::net::TcpListener;
@@ -37,10 +41,7 @@ impl Probe for StateDir {
         let (part, path) = (self.part(), self.path.display());
         match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let remedy = format!(
-                    "`install -d -m 750 -o triggerd -g triggerd {path}` (the systemd unit makes it by itself)"
-                );
-                return vec![Finding::fail(part, format!("{path} does not exist"), remedy)];
+                return vec![missing(part, &self.path, can_be_made(&self.path))];
             }
             Err(error) => {
                 return vec![Finding::fail(part, format!("{path}: {error}"), "let the daemon's user in")];
@@ -67,6 +68,23 @@ impl Probe for StateDir {
             _ => vec![Finding::ok(part, format!("{path} can be written"))],
         }
     }
+}
+
+/// A state directory that is not there: the daemon makes it at its first start, if it may.
+fn missing(part: String, path: &Path, can_be_made: bool) -> Finding {
+    let path = path.display();
+    if can_be_made {
+        return Finding::ok(part, format!("{path} does not exist yet; it is made at the first start"));
+    }
+    let remedy =
+        format!("`install -d -m 700 -o triggerd -g triggerd {path}` (the systemd unit makes it by itself)");
+    Finding::fail(part, format!("{path} does not exist, and this user cannot make it"), remedy)
+}
+
+/// Whether this user may write in the nearest folder above that exists.
+fn can_be_made(path: &Path) -> bool {
+    let above = path.ancestors().skip(1).find(|folder| folder.exists());
+    above.is_some_and(|folder| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok())
 }
 
 /// An address to listen at: free, or held by the daemon itself.
@@ -132,8 +150,11 @@ mod tests {
         assert_eq!(one(at(folder.path().into(), 1)).await.0, Level::Ok);
         let (level, text) = one(at(folder.path().into(), u64::MAX)).await;
         assert!(level == Level::Warn && text.contains("max_bytes"), "{text}");
-        let (level, text) = one(at(folder.path().join("missing"), 1)).await;
-        assert!(level == Level::Fail && text.contains("install -d"), "{text}");
+        let unmade = folder.path().join("missing");
+        let (level, text) = one(at(unmade.clone(), 1)).await;
+        assert!(level == Level::Ok && text.contains("made at the first start"), "{text}");
+        let barred = missing("node.state_dir".into(), &unmade, false);
+        assert!(barred.level == Level::Fail && barred.remedy.unwrap_or_default().contains("install -d"));
         fs::write(folder.path().join("file"), "").unwrap();
         let (level, text) = one(at(folder.path().join("file"), 1)).await;
         assert!(level == Level::Fail && text.contains("no directory"), "{text}");

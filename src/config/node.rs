@@ -1,6 +1,6 @@
 //! `[node]`: this daemon.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -22,7 +22,8 @@ impl Default for NodeConfig {
 }
 
 /// The host's name as the kernel has it; empty where it does not say, which validation refuses.
+///
+/// By the system call, because `/proc/sys` is out of sight for a unit with `ProcSubset=pid`.
 fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
+    rustix::system::uname().nodename().to_string_lossy().trim().to_owned()
 }

@@ -3,9 +3,19 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::source::Redelivers;
+/// Whether the other side sends a message again that was not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redelivers {
+    /// Yes: its own copy is the durable one until the delivery is settled or parked.
+    Yes,
+    /// No: what we answer for must be on our disk before it is tried.
+    No,
+    /// Another target of the bucket brings every event too, and redelivers: acknowledged on receipt.
+    Twin,
+}
 
 /// One source.
 #[derive(Debug, Clone, Deserialize)]

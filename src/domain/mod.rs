@@ -13,3 +13,4 @@ pub mod ids;
 pub mod outcome;
 pub mod retry;
 pub mod secret;
+pub mod spec;

@@ -11,7 +11,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::domain::{clock::Timestamp, event::StorageName};
@@ -25,19 +24,7 @@ pub mod webhook;
 
 pub use bound::{Bound, Permit, Pressure};
 
-pub use crate::domain::event::KeyEncoding;
-
-/// Whether the other side sends a message again that was not acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Redelivers {
-    /// Yes: its own copy is the durable one until the delivery is settled or parked.
-    Yes,
-    /// No: what we answer for must be on our disk before it is tried.
-    No,
-    /// Another target of the bucket brings every event too, and redelivers: acknowledged on receipt.
-    Twin,
-}
+pub use crate::{config::sources::Redelivers, domain::event::KeyEncoding};
 
 /// Where a message came from; one for each configured source.
 #[derive(Debug, Clone)]

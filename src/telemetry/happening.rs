@@ -2,18 +2,14 @@
 //!
 //! What happens to every event is logged at `debug`; what an operator may want to act on at `info` and above.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use super::{Chain, Metric, Recent, RecentOutcome};
-use crate::{
-    domain::{
-        clock::Timestamp,
-        delivery::{DeadReason, Delivery},
-        event::Event,
-        outcome::{Class, Outcome},
-    },
-    queue::QueueError,
-    settle::Verdict,
+use crate::domain::{
+    clock::Timestamp,
+    delivery::{DeadReason, Delivery},
+    event::Event,
+    outcome::{Class, Outcome},
 };
 
 /// A function was called.
@@ -27,8 +23,8 @@ pub struct AttemptMade<'a> {
     pub at: Timestamp,
     /// How long it took.
     pub took: Duration,
-    /// What becomes of the delivery.
-    pub verdict: Verdict,
+    /// Whether it settled the delivery well.
+    pub delivered: bool,
 }
 
 impl AttemptMade<'_> {
@@ -39,7 +35,7 @@ impl AttemptMade<'_> {
         let class = outcome.class.as_str();
         Metric::Attempts.count(&[("platform", platform.clone()), ("class", class.to_owned())]);
         Metric::AttemptSeconds.observe(self.took.as_secs_f64(), &[("platform", platform.clone())]);
-        if self.verdict == Verdict::Delivered {
+        if self.delivered {
             let age = self.at.plus(self.took).since(delivery.accepted_at);
             Metric::DeliverySeconds.observe(age.as_secs_f64(), &[("platform", platform)]);
         }
@@ -145,7 +141,7 @@ pub struct QueueTrouble<'a> {
     /// What was wanted of it.
     pub verb: &'static str,
     /// What it said.
-    pub error: &'a QueueError,
+    pub error: &'a dyn Error,
 }
 
 impl QueueTrouble<'_> {

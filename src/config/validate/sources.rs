@@ -1,12 +1,9 @@
 //! `[sources.NAME]` held against itself and against the storages.
 
-use crate::{
-    config::{
-        Config,
-        problem::Problem,
-        sources::{BoundConfig, MqttConfig, MqttVersion, SourceConfig, WebhookConfig},
-    },
-    source::Redelivers,
+use crate::config::{
+    Config,
+    problem::Problem,
+    sources::{BoundConfig, MqttConfig, MqttVersion, Redelivers, SourceConfig, WebhookConfig},
 };
 
 use super::{

@@ -25,9 +25,9 @@ use crate::harness::suite::{Test, tests};
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = tests! {
-        [Minio, Mosquitto] kill_9_loses_nothing_that_comes_by_mqtt within 180;
-        [Minio] kill_9_loses_nothing_that_a_queue_dir_holds within 180;
-        [Minio] kill_9_loses_nothing_that_was_answered_without_a_queue_dir within 180;
+        [Minio, Mosquitto] kill_9_loses_nothing_that_comes_by_mqtt within 400;
+        [Minio] kill_9_loses_nothing_that_a_queue_dir_holds within 400;
+        [Minio] kill_9_loses_nothing_that_was_answered_without_a_queue_dir within 400;
         [Minio, MySql] without_mysql_events_fire_and_retry_and_bindings_wait within 180;
         [Minio] a_failing_function_retries_dies_is_mended_and_replayed;
         [Minio] a_platform_that_is_away_costs_no_attempt;

@@ -235,10 +235,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// SIGTERM; fails unless it ends well.
+    /// SIGTERM; fails unless it ends well, with no worker that had to be cut off.
     pub(crate) async fn stop(&mut self) -> Result<()> {
         let status = self.process.take().context("the daemon does not run")?.stop().await?;
         ensure!(status.success(), "the daemon ended with {status}");
+        ensure!(!self.log()?.contains("did not end in time"), "a worker had to be cut off at the stop");
         Ok(())
     }
 

@@ -1,0 +1,235 @@
+//! What a user asks of a binding: which events, which function, and how it is called.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    delivery::FunctionRef,
+    event::StorageName,
+    filter::Filter,
+    retry::{InvalidRetry, RetryPolicy},
+};
+
+/// How the function is invoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The function's result comes back on the call.
+    #[default]
+    Sync,
+    /// The platform says "accepted" and runs the function on its own account.
+    Async,
+}
+
+/// What the function is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Payload {
+    /// A CloudEvents 1.0 event as one JSON document. The default: receivers differ in how they read odd keys in headers.
+    #[default]
+    CloudeventsStructured,
+    /// A CloudEvents 1.0 event, attributes in `ce-` headers, the S3 record as body.
+    CloudeventsBinary,
+    /// `{"Records":[…]}` as S3 sends it.
+    S3Records,
+}
+
+/// What a user asks for. Two bindings with the same storage, filter and function are the same binding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BindingSpec {
+    /// Where events come from.
+    pub storage: StorageName,
+    /// Which bucket.
+    pub bucket: String,
+    /// Which events of it.
+    #[serde(flatten)]
+    pub filter: Filter,
+    /// What is called.
+    #[serde(flatten)]
+    pub function: Target,
+    /// How it is called.
+    #[serde(default)]
+    pub mode: Mode,
+    /// What it is given.
+    #[serde(default)]
+    pub payload: Payload,
+    /// How often and when it is tried again.
+    #[serde(default)]
+    pub retry: RetryPolicy,
+    /// Longest time one attempt may take, in milliseconds; 1 to 900,000.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+    /// Age at which an event is given up, in seconds; 1 to 2,592,000 (30 days).
+    #[serde(default = "default_max_event_age_s")]
+    pub max_event_age_s: u64,
+    /// Most calls of the function at once; 1 to 10,000. The least of a function's bindings counts.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
+    /// Events caused by these principals do not fire: those that the function itself writes with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore_principals: Vec<String>,
+}
+
+/// The function of a spec, as the API writes it: two plain fields.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// The platform's name in the config.
+    pub platform: String,
+    /// The function's name on that platform.
+    pub function: String,
+}
+
+impl Target {
+    /// The same as a reference that is cheap to share.
+    pub fn to_ref(&self) -> FunctionRef {
+        FunctionRef { platform: self.platform.as_str().into(), name: self.function.as_str().into() }
+    }
+}
+
+fn default_timeout_ms() -> u64 {
+    30_000
+}
+
+fn default_max_event_age_s() -> u64 {
+    86_400
+}
+
+fn default_concurrency() -> u32 {
+    16
+}
+
+/// A spec out of its limits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSpec {
+    /// A bucket name that S3 does not allow.
+    #[error(
+        "`{0}` is no bucket name: 3 to 63 of a-z, 0-9, `-` and `.`, beginning and ending with a letter or digit"
+    )]
+    Bucket(String),
+    /// A function name that would not survive in a URL.
+    #[error(
+        "`{0}` is no function name: 1 to 140 of A-Z, a-z, 0-9, `-`, `_`, `.` and `:`, not beginning with a dot"
+    )]
+    Function(String),
+    /// A number out of its range.
+    #[error("{field} must be between {least} and {most}, not {value}")]
+    Range {
+        /// Which number.
+        field: &'static str,
+        /// The least it may be.
+        least: u64,
+        /// The most it may be.
+        most: u64,
+        /// What it is.
+        value: u64,
+    },
+    /// More ignored principals than are sensible.
+    #[error("ignore_principals may name at most 64 principals of at most 256 bytes")]
+    Principals,
+    /// A retry policy out of its limits.
+    #[error(transparent)]
+    Retry(#[from] InvalidRetry),
+}
+
+impl BindingSpec {
+    /// Checks every limit; the first that is broken is the error.
+    pub fn validate(&self) -> Result<(), InvalidSpec> {
+        if !is_bucket_name(&self.bucket) {
+            return Err(InvalidSpec::Bucket(self.bucket.clone()));
+        }
+        if !is_function_name(&self.function.function) {
+            return Err(InvalidSpec::Function(self.function.function.clone()));
+        }
+        let range = |field, value, least, most| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(InvalidSpec::Range { field, least, most, value })
+            }
+        };
+        range("timeout_ms", self.timeout_ms, 1, 900_000)?;
+        range("max_event_age_s", self.max_event_age_s, 1, 2_592_000)?;
+        range("concurrency", u64::from(self.concurrency), 1, 10_000)?;
+        if self.ignore_principals.len() > 64 || self.ignore_principals.iter().any(|name| name.len() > 256) {
+            return Err(InvalidSpec::Principals);
+        }
+        self.retry.validate()?;
+        Ok(())
+    }
+
+    /// What makes it this binding and no other: storage, bucket, filter and function, as one canonical text.
+    pub fn identity(&self) -> String {
+        // serde_json writes struct fields in order and the event set is sorted, so equal specs give equal texts.
+        serde_json::json!([self.storage, self.bucket, self.filter, self.function]).to_string()
+    }
+
+    /// Longest time of one attempt.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    /// Age at which an event is given up.
+    pub fn max_event_age(&self) -> Duration {
+        Duration::from_secs(self.max_event_age_s)
+    }
+}
+
+fn is_bucket_name(name: &str) -> bool {
+    let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (3..=63).contains(&name.len())
+        && name.starts_with(ends)
+        && name.ends_with(ends)
+        && name.chars().all(|c| ends(c) || c == '-' || c == '.')
+}
+
+fn is_function_name(name: &str) -> bool {
+    (1..=140).contains(&name.len())
+        && !name.starts_with('.')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &str) -> BindingSpec {
+        serde_json::from_str(json).unwrap()
+    }
+
+    const SPEC: &str = r#"{"storage":"default","bucket":"photos","events":["s3:ObjectCreated:*"],"prefix":"in/",
+        "platform":"local","function":"thumb"}"#;
+
+    #[test]
+    fn defaults_are_filled_in_and_valid() {
+        let spec = spec(SPEC);
+        assert_eq!(
+            (spec.mode, spec.payload, spec.concurrency),
+            (Mode::Sync, Payload::CloudeventsStructured, 16)
+        );
+        spec.validate().unwrap();
+    }
+
+    #[test]
+    fn identity_ignores_how_the_function_is_called() {
+        let one = spec(SPEC);
+        let mut two = one.clone();
+        two.concurrency = 3;
+        assert_eq!(one.identity(), two.identity());
+        two.function.function = "other".into();
+        assert_ne!(one.identity(), two.identity());
+    }
+
+    #[test]
+    fn limits_are_held() {
+        let broken = |change: fn(&mut BindingSpec)| {
+            let mut spec = spec(SPEC);
+            change(&mut spec);
+            spec.validate().unwrap_err().to_string()
+        };
+        assert!(broken(|spec| spec.bucket = "No".into()).contains("no bucket name"));
+        assert!(broken(|spec| spec.function.function = "../x".into()).contains("no function name"));
+        assert!(broken(|spec| spec.timeout_ms = 0).contains("timeout_ms"));
+        assert!(broken(|spec| spec.retry.max_attempts = 0).contains("max_attempts"));
+    }
+}
