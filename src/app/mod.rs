@@ -140,7 +140,7 @@ impl Daemon {
             },
             binding::Settings { callback_url: Some(base_url), ..binding::Settings::new(&config.node.name) },
         );
-        spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone());
+        spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone(), back_stop.clone());
 
         let pulses = pulses(&foundation.clock);
         let (pump, beat) = (dispatcher.clone(), pulses[0].clone());
@@ -274,14 +274,21 @@ fn spawn_suspicions(
     mut suspected: tokio::sync::mpsc::Receiver<crate::domain::ids::BindingId>,
     handle: binding::Handle,
     dispatcher: Dispatcher,
+    stop: CancellationToken,
 ) {
-    back.spawn("inspections on suspicion", async move {
+    let inspecting = async move {
         while let Some(id) = suspected.recv().await {
             if let binding::InspectionVerdict::InStep { revision } = handle.inspect_now(id).await {
                 dispatcher.inspected(id, revision);
             }
         }
         std::future::pending().await
+    };
+    back.spawn("inspections on suspicion", async move {
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = inspecting => ended,
+        }
     });
 }
 

@@ -232,10 +232,13 @@ impl Daemon {
         Ok(())
     }
 
-    /// SIGTERM; fails unless it ends well.
+    /// SIGTERM; fails unless it ends well, each worker by itself.
     pub(crate) async fn stop(&mut self) -> Result<()> {
         let status = self.process.take().context("the daemon does not run")?.stop().await?;
         ensure!(status.success(), "the daemon ended with {status}");
+        let log = self.log()?;
+        let late = log.lines().find(|line| line.contains("did not end in time"));
+        ensure!(late.is_none(), "a worker had to be ended: {late:?}");
         Ok(())
     }
 
