@@ -4,8 +4,8 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 
-# What building and testing need of Debian, beside Rust (rustup) and Go.
-PACKAGES := build-essential ca-certificates libssl-dev openssl pkg-config util-linux
+# What building, testing and the demo need of Debian, beside Rust (rustup) and Go.
+PACKAGES := build-essential ca-certificates curl libssl-dev openssl pkg-config util-linux
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # `make test`, in this order. Each is a target of its own.
@@ -20,9 +20,11 @@ help: ## List the tasks
 	@echo 'TRIGGERD_TEST_SKIP=mysql,mariadb,mosquitto,minio (any of them) leaves their tests out of `make test`.'
 
 .PHONY: demo
-demo: ## Show the whole story on a real MinIO; needs no root
+demo: deps ## Show the whole story on a real MinIO; needs no root
+	@echo 'building triggerd (6 minutes on 2 cores the first time, then seconds)'
+	cargo build --locked --bins
 	@tests/servers/install minio --path-ok || echo 'No MinIO: the demo replays recorded notifications instead.'
-	@KEEP=$(KEEP) tests/demo
+	@KEEP=$(KEEP) tests/demo/run
 
 .PHONY: test
 test: ## Install what is missing and run every check and test
@@ -68,8 +70,9 @@ deployment-test: ## Type docs/deployment.md into a booted Debian 12 and try it t
 	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/deployment/run
 
 .PHONY: bench
-bench: ## Measure
-	cargo bench --locked
+bench: ## Measure the way of an event against a bare call, and the queue (`make servers` first)
+	cargo bench --locked --bench pipeline
+	cargo bench --locked --bench queue
 
 .PHONY: deps
 deps: ## Install the Debian packages that building needs (root or sudo)

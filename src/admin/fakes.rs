@@ -313,6 +313,10 @@ impl Queue for World {
         unimplemented!("the admin API does not ask this")
     }
 
+    async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
     async fn hold(&self, _: BindingId, _: bool, _: Timestamp) -> Result<u64, QueueError> {
         unimplemented!("the admin API does not ask this")
     }

@@ -54,7 +54,11 @@ impl Health for Parts {
 
     fn readiness(&self) -> Vec<Part> {
         let open = self.open.load(Ordering::Acquire);
-        let detail = if open { "open" } else { "not open yet: the bindings are not known" };
+        let detail = if open {
+            "open"
+        } else {
+            "not open yet: the bindings are not known before the relations database has answered"
+        };
         let sources = Part { name: "sources".into(), ok: open, detail: detail.into() };
         let asked = self.ready.get().into_iter().flatten().map(|ask| ask());
         std::iter::once(sources).chain(asked).collect()

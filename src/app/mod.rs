@@ -140,7 +140,7 @@ impl Daemon {
             },
             binding::Settings { callback_url: Some(base_url), ..binding::Settings::new(&config.node.name) },
         );
-        spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone(), back_stop.clone());
+        spawn_suspicions(&mut back, suspected, (handle.clone(), dispatcher.clone()), back_stop.clone());
 
         let pulses = pulses(&foundation.clock);
         let (pump, beat) = (dispatcher.clone(), pulses[0].clone());
@@ -272,23 +272,24 @@ fn pulses(clock: &Arc<dyn Clock>) -> Vec<Pulse> {
 fn spawn_suspicions(
     back: &mut Workers,
     mut suspected: tokio::sync::mpsc::Receiver<crate::domain::ids::BindingId>,
-    handle: binding::Handle,
-    dispatcher: Dispatcher,
+    (handle, dispatcher): (binding::Handle, Dispatcher),
     stop: CancellationToken,
 ) {
-    let inspecting = async move {
-        while let Some(id) = suspected.recv().await {
-            if let binding::InspectionVerdict::InStep { revision } = handle.inspect_now(id).await {
-                dispatcher.inspected(id, revision);
-            }
-        }
-        std::future::pending().await
-    };
     back.spawn("inspections on suspicion", async move {
+        let inspecting = async {
+            while let Some(id) = suspected.recv().await {
+                if let binding::InspectionVerdict::InStep { revision } = handle.inspect_now(id).await {
+                    dispatcher.inspected(id, revision);
+                }
+            }
+            // Dispatch is gone, so nothing grows suspicious any more; that alone is no reason to end.
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            ended = inspecting => ended,
+            () = inspecting => (),
+            () = stop.cancelled() => (),
         }
+        Ok(())
     });
 }
 

@@ -1,4 +1,5 @@
-//! The S3 API: buckets' notification configuration.
+//! The S3 API: buckets' notification configuration. Beside it, for `triggerd check`, which targets a MinIO has
+//! ([`ServerInfo`]).
 //!
 //! Knows how a configuration is read and written, not what should be in it: that is a pure function of the bindings
 //! in `binding::bucket_rules`. A configuration is read whole and written whole; MinIO has no condition on the

@@ -12,7 +12,8 @@ pub struct StorageConfig {
     /// The region that its requests are signed with.
     #[serde(default = "default_region")]
     pub region: String,
-    /// Access key of a user with `s3:GetBucketNotification` and `s3:PutBucketNotification`.
+    /// Access key of a user with `s3:GetBucketNotification` and `s3:PutBucketNotification`; `admin:ServerInfo` too if
+    /// `triggerd check` is to hold `targets` against those that there are.
     pub access_key: String,
     /// Its secret key.
     #[serde(default)]

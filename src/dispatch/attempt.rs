@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Duration};
 
 use futures_util::FutureExt;
 
-use super::{Dispatcher, Running, lock};
+use super::{Dispatcher, Running, lock, parked::PERIOD};
 use crate::{
     domain::{
         binding::Binding,
@@ -106,31 +106,43 @@ impl Dispatcher {
         settle(delivery, outcome, &binding.spec, circumstances)
     }
 
-    /// Records the verdict on a delivery that is parked, and gives it free. When the queue cannot be written, the row
-    /// stays as it is and is taken up again: a repeat, not a loss.
+    /// Records the verdict on a delivery that is parked, and gives it free. While the queue cannot be written it is tried
+    /// again and again, so that nothing is called anew for want of a record; only what is to be called anyway is given
+    /// free when its time has come. At a hard stop the row stays as it is: a repeat, not a loss.
     pub(super) async fn record_parked(&self, delivery: &Delivery, made: Made, running: Running) {
-        let recorded = self.record(delivery, made).await;
-        // Free before the pump is told: it does not look at what an attempt owns.
-        drop(running);
-        match recorded {
-            Ok(Some(due)) => self.lane(&delivery.function, 1).note_parked(due),
-            Ok(None) => (),
-            Err(error) => {
-                self.note_trouble("record an attempt", &error);
-                self.lane(&delivery.function, 1).note_parked(self.inner.parts.clock.now());
+        loop {
+            match self.record(delivery, &made).await {
+                Ok(due) => {
+                    // Free before the pump is told: it does not look at what an attempt owns.
+                    running.end();
+                    if let Some(due) = due {
+                        self.lane(&delivery.function, 1).note_parked(due);
+                    }
+                    return;
+                }
+                Err(error) => self.note_trouble("record an attempt", &error),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PERIOD) => (),
+                () = self.inner.hard.cancelled() => return,
+            }
+            let now = self.inner.parts.clock.now();
+            if matches!(made.verdict, Verdict::RetryAt { due, .. } if due <= now) {
+                running.end();
+                return self.lane(&delivery.function, 1).note_parked(now);
             }
         }
     }
 
     /// When the delivery is due next, if it is to be tried again.
-    async fn record(&self, delivery: &Delivery, made: Made) -> Result<Option<Timestamp>, QueueError> {
+    async fn record(&self, delivery: &Delivery, made: &Made) -> Result<Option<Timestamp>, QueueError> {
         let queue = &self.inner.parts.queue;
         match made.verdict {
             Verdict::Delivered => {
                 queue.delivered(delivery.id).await?;
             }
             Verdict::RetryAt { due, attempts, tries } => {
-                let attempt = (made.outcome.class != Class::Interrupted).then_some(made.record);
+                let attempt = (made.outcome.class != Class::Interrupted).then(|| made.record.clone());
                 let retry = Retry { id: delivery.id, due, held: false, attempts, tries, attempt };
                 return Ok(queue.retry(retry).await?.then_some(due));
             }
@@ -144,7 +156,7 @@ impl Dispatcher {
         &self,
         delivery: &Delivery,
         reason: DeadReason,
-        made: Option<Made>,
+        made: Option<&Made>,
     ) -> Result<(), QueueError> {
         let parts = &self.inner.parts;
         let mut delivery = delivery.clone();
@@ -152,7 +164,7 @@ impl Dispatcher {
         let (detail, attempts) = if let Some(made) = made {
             delivery.tries = delivery.tries.saturating_add(1);
             delivery.attempts += u32::from(made.outcome.class == Class::FunctionFault);
-            (made.record.detail.clone(), vec![made.record])
+            (made.record.detail.clone(), vec![made.record.clone()])
         } else {
             let last = parts.queue.attempts(delivery.id).await?.pop();
             (last.map(|last| last.detail).unwrap_or_default(), Vec::new())

@@ -58,16 +58,29 @@ impl Dispatcher {
         let held = because == ParkedBecause::Held;
         let parked = self.park(&submission.delivery, now, held, Ticket::default()).await;
         drop(running);
-        if self.settle_park(parked, &submission.delivery, because, submission.custody) && !held {
+        let fresh = matches!(parked, Ok(Parked::Written));
+        if !self.settle_park(parked, &submission.delivery, because, submission.custody) {
+            return;
+        }
+        if !held {
             lane.note_parked(now);
+        } else if fresh && let Err(error) = self.release_if_well(&submission.delivery, now).await {
+            // The next sweep will.
+            self.note_trouble("release a delivery", &error);
         }
     }
 
-    /// The source never redelivers: on disk first, then fired.
+    /// The source never redelivers: on disk first, then fired. Without a disk, fired all the same.
     async fn park_then_fire(&self, submission: Submission, lane: &Arc<Lane>, running: Running) {
-        let Submission { delivery, binding, custody, .. } = submission;
         let now = self.inner.parts.clock.now();
-        let parked = self.park(&delivery, now, false, Ticket::default()).await;
+        let parked = self.park(&submission.delivery, now, false, Ticket::default()).await;
+        if let Err(error) = &parked
+            && !self.inner.hard.is_cancelled()
+        {
+            self.note_trouble("park a delivery", error);
+            return self.fire_then_park(submission, lane, running).await;
+        }
+        let Submission { delivery, binding, custody, .. } = submission;
         let fresh = matches!(parked, Ok(Parked::Written));
         let there = self.settle_park(parked, &delivery, ParkedBecause::NoRedelivery, custody);
         let permit = if fresh { lane.try_permit() } else { None };
@@ -119,8 +132,9 @@ impl Dispatcher {
                 biased;
                 ended = &mut attempt, if made.is_none() => {
                     permit.take();
-                    if ended.is_delivered() {
-                        ticket.withdraw();
+                    // Withdrawn it is safe by itself, however long the disk takes to say so.
+                    if ended.is_delivered() && ticket.withdraw() {
+                        safe(custody.take());
                     }
                     made = Some(ended);
                 }
@@ -146,7 +160,15 @@ impl Dispatcher {
         (running, custody): (Running, Custody),
     ) {
         match made.verdict {
-            Verdict::Delivered => custody.safe(),
+            Verdict::Delivered => {
+                custody.safe();
+                // A row from before a restart, if there is one. The pump left it out; nobody need call for it again.
+                if running.was_passed_over()
+                    && let Err(error) = self.inner.parts.queue.delivered(delivery.id).await
+                {
+                    self.note_trouble("remove a delivery", &error);
+                }
+            }
             Verdict::RetryAt { due, attempts, tries } => {
                 let delivery = Delivery { attempts, tries, ..delivery.clone() };
                 let attempt = (made.outcome.class != Class::Interrupted).then_some(made.record);
@@ -158,7 +180,7 @@ impl Dispatcher {
                     lane.note_parked(due);
                 }
             }
-            Verdict::GivenUp(reason) => match self.bury(delivery, reason, Some(made)).await {
+            Verdict::GivenUp(reason) => match self.bury(delivery, reason, Some(&made)).await {
                 Ok(()) => custody.safe(),
                 Err(error) => self.note_trouble("bury a delivery", &error),
             },

@@ -164,7 +164,7 @@ impl Lane {
 
 impl Drop for LanePermit {
     fn drop(&mut self) {
-        let behind = {
+        {
             let mut state = self.lane.state();
             if state.surplus > 0 {
                 state.surplus -= 1;
@@ -172,10 +172,10 @@ impl Drop for LanePermit {
                     permit.forget();
                 }
             }
-            state.behind
-        };
+        }
         drop(self.permit.take());
-        if behind {
+        // Asked after the permit is back: a pump that says it is behind only now, and then tries once more, gets it.
+        if self.lane.state().behind {
             self.lane.pump.notify_one();
         }
     }

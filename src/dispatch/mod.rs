@@ -11,12 +11,15 @@
 //!
 //! **What runs now** is known in memory only: [`Running`] holds every delivery that an attempt owns, and keeps the pump
 //! (and a repeat of the event) from it. After a crash nothing runs, and every row is due at its time: at least once.
+//! What the pump passed over because it ran is looked at again when its attempt ends, however it ends.
 //!
 //! **Stopping.** Soft: the pump takes nothing up any more, running attempts go on. Hard: attempts are cut off, which
 //! costs them nothing; what was not yet parked is parked, due at once.
 //!
 //! **When the disk fails**, functions that are well go on from memory; a delivery that cannot be parked is let go
-//! unacknowledged, so that its source keeps it; the pump waits a second between its looks.
+//! unacknowledged, so that its source keeps it (of a source that never redelivers it is fired all the same: parked it
+//! cannot be, and let go it would be lost). What was delivered and cannot be recorded is not called again meanwhile: its
+//! attempt owns it until the record is made. The pump waits a second between its looks.
 
 mod age;
 mod attempt;
@@ -25,6 +28,8 @@ mod custody;
 mod first;
 mod lane;
 mod parked;
+#[cfg(test)]
+mod races;
 #[cfg(test)]
 mod tests;
 
@@ -134,7 +139,7 @@ pub struct Dispatcher {
 struct Inner {
     parts: Parts,
     lanes: Mutex<BTreeMap<FunctionRef, Arc<Lane>>>,
-    running: Mutex<HashMap<DeliveryId, (BindingId, FunctionRef)>>,
+    running: Mutex<HashMap<DeliveryId, Owned>>,
     /// Inspections that found a binding in step: its revision, and when the inspection ended.
     inspections: Mutex<HashMap<BindingId, (u64, Timestamp)>>,
     suspicions: mpsc::Sender<BindingId>,
@@ -147,6 +152,15 @@ struct Inner {
     hard: CancellationToken,
 }
 
+/// A delivery that an attempt owns.
+#[derive(Debug)]
+struct Owned {
+    binding: BindingId,
+    function: FunctionRef,
+    /// The pump looked at the function meanwhile and left it out.
+    passed_over: bool,
+}
+
 /// Says that an attempt owns a delivery, until it is dropped.
 #[derive(Debug)]
 struct Running {
@@ -154,9 +168,27 @@ struct Running {
     id: DeliveryId,
 }
 
+impl Running {
+    /// Whether the pump may have seen a row of this delivery and left it out.
+    fn was_passed_over(&self) -> bool {
+        lock(&self.inner.running).get(&self.id).is_some_and(|owned| owned.passed_over)
+    }
+
+    /// Ends, where it is known that no row is left, or the pump is told of it otherwise.
+    fn end(self) {
+        lock(&self.inner.running).remove(&self.id);
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        lock(&self.inner.running).remove(&self.id);
+        let Some(owned) = lock(&self.inner.running).remove(&self.id) else { return };
+        if owned.passed_over {
+            let lane = lock(&self.inner.lanes).get(&owned.function).cloned();
+            if let Some(lane) = lane {
+                lane.note_parked(self.inner.parts.clock.now());
+            }
+        }
     }
 }
 
@@ -203,6 +235,11 @@ impl Dispatcher {
         inspections.insert(binding, (revision, now));
     }
 
+    /// Whether an attempt owns this delivery now.
+    pub fn is_running(&self, id: DeliveryId) -> bool {
+        lock(&self.inner.running).contains_key(&id)
+    }
+
     /// Attempts that run now.
     pub fn running_count(&self) -> usize {
         lock(&self.inner.running).len()
@@ -247,13 +284,20 @@ impl Dispatcher {
         if running.contains_key(&delivery.id) {
             return None;
         }
-        running.insert(delivery.id, (delivery.binding, delivery.function.clone()));
+        let (binding, function) = (delivery.binding, delivery.function.clone());
+        running.insert(delivery.id, Owned { binding, function, passed_over: false });
         Some(Running { inner: Arc::clone(&self.inner), id: delivery.id })
     }
 
-    fn running_of_function(&self, function: &FunctionRef) -> Vec<DeliveryId> {
-        let running = lock(&self.inner.running);
-        running.iter().filter(|(_, (_, other))| other == function).map(|(id, _)| *id).collect()
+    /// For the pump: what runs of a function, to be left out of a look. Whatever ends after this is looked at again.
+    fn pass_over(&self, function: &FunctionRef) -> Vec<DeliveryId> {
+        let mut running = lock(&self.inner.running);
+        let owned = running.iter_mut().filter(|(_, owned)| owned.function == *function);
+        let passed_over = owned.map(|(id, owned)| {
+            owned.passed_over = true;
+            *id
+        });
+        passed_over.collect()
     }
 }
 
@@ -265,17 +309,18 @@ impl Deliveries for Dispatcher {
 
     fn running(&self, binding: BindingId) -> Vec<DeliveryId> {
         let running = lock(&self.inner.running);
-        running.iter().filter(|(_, (other, _))| *other == binding).map(|(id, _)| *id).collect()
+        running.iter().filter(|(_, owned)| owned.binding == binding).map(|(id, _)| *id).collect()
     }
 
     async fn hold(&self, binding: BindingId, held: bool) -> Result<u64, QueueError> {
         let parts = &self.inner.parts;
         let changed = parts.queue.hold(binding, held, parts.clock.now()).await?;
-        if !held
-            && changed > 0
-            && let Ok(Some(binding)) = parts.bindings.binding(binding).await
-        {
-            self.wake(&binding.spec.function.to_ref());
+        if !held && changed > 0 {
+            match parts.bindings.binding(binding).await {
+                Ok(Some(binding)) => self.wake(&binding.spec.function.to_ref()),
+                // Whose they are, the queue knows, too.
+                Ok(None) | Err(_) => self.note_backlog().await?,
+            }
         }
         Ok(changed)
     }

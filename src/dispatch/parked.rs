@@ -1,4 +1,11 @@
 //! The pump: takes up parked deliveries that are due, per function, only for free permits.
+//!
+//! **In turn.** In one round each function gets one batch at most, so that none waits for the backlog of another.
+//!
+//! **What wakes it:** a lane's next due time, something newly parked or due again, a permit that comes back to a lane
+//! that is behind, the end of an attempt whose delivery it had passed over. Beside that a sweep, now and then, asks the
+//! queue itself: for what is due and nobody told of, and for deliveries that are held though their binding is well (it
+//! was released while the mirror was behind) or gone (they become dead letters).
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -8,6 +15,7 @@ use crate::{
         binding::{Binding, State},
         clock::Timestamp,
         delivery::{DeadReason, Delivery},
+        ids::BindingId,
     },
     queue::{QueueError, Retry},
     settle::is_too_old,
@@ -15,7 +23,10 @@ use crate::{
 };
 
 /// Longest time between two looks; also how soon a changed concurrency is in force.
-const PERIOD: Duration = Duration::from_secs(1);
+pub(super) const PERIOD: Duration = Duration::from_secs(1);
+
+/// Time between two sweeps.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// Most deliveries taken up by one look at one function.
 const BATCH: usize = 64;
@@ -32,13 +43,16 @@ impl Dispatcher {
     /// Runs the pump until a soft stop, with a `beat` in each round. An error is the queue's, at start.
     pub async fn run(&self, beat: impl Fn() + Send) -> Result<(), QueueError> {
         let parts = &self.inner.parts;
-        for backlog in parts.queue.backlog().await? {
-            if let Some(due) = backlog.earliest_due {
-                self.lane(&backlog.function, 1).note_parked(due);
-            }
-        }
+        self.sweep().await?;
+        let mut swept = parts.clock.monotonic();
         while !self.inner.soft.is_cancelled() {
             self.round().await;
+            if parts.clock.monotonic().saturating_sub(swept) >= SWEEP {
+                swept = parts.clock.monotonic();
+                if let Err(error) = self.sweep().await {
+                    self.note_trouble("sweep", &error);
+                }
+            }
             beat();
             if self.inner.trouble.swap(false, Ordering::AcqRel) {
                 self.pause(PERIOD, false).await;
@@ -46,7 +60,7 @@ impl Dispatcher {
             }
             let now = parts.clock.now();
             let wait = self.lanes().iter().filter_map(|lane| lane.next_due()).map(|due| due.since(now)).min();
-            // A lane that is behind is woken by its permits; the pause keeps it from spinning meanwhile.
+            // What a lane has beyond its turn is taken up after the least pause.
             self.pause(wait.unwrap_or(PERIOD).clamp(Duration::from_millis(5), PERIOD), true).await;
         }
         Ok(())
@@ -87,32 +101,78 @@ impl Dispatcher {
 
     async fn serve(&self, lane: &Arc<Lane>, now: Timestamp) -> Result<(), QueueError> {
         let queue = &self.inner.parts.queue;
-        loop {
-            let mut permits: Vec<LanePermit> = Vec::new();
-            while permits.len() < BATCH
-                && let Some(permit) = lane.try_permit()
-            {
-                permits.push(permit);
-            }
-            if permits.is_empty() {
-                lane.looked(true, Some(now));
-                return Ok(());
-            }
-            let running = self.running_of_function(&lane.function);
-            let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
-            let due = queue.due(&lane.function, now, &running, limit).await?;
-            let all = due.len() < permits.len();
-            for delivery in due {
-                let (Some(permit), Some(running)) = (permits.pop(), self.claim(&delivery)) else { continue };
-                let dispatcher = self.clone();
-                self.inner.tracker.spawn(async move { dispatcher.parked(delivery, permit, running).await });
-            }
-            if all {
-                let running = self.running_of_function(&lane.function);
-                lane.looked(false, queue.next_due(&lane.function, &running).await?);
-                return Ok(());
+        let mut permits: Vec<LanePermit> = Vec::new();
+        while permits.len() < BATCH
+            && let Some(permit) = lane.try_permit()
+        {
+            permits.push(permit);
+        }
+        if permits.is_empty() {
+            // Woken by the permit that comes back; one that has just done so wakes it by going once more.
+            lane.looked(true, None);
+            drop(lane.try_permit());
+            return Ok(());
+        }
+        let running = self.pass_over(&lane.function);
+        let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
+        let due = queue.due(&lane.function, now, &running, limit).await?;
+        let all = due.len() < permits.len();
+        for delivery in due {
+            let (Some(permit), Some(running)) = (permits.pop(), self.claim(&delivery)) else { continue };
+            let dispatcher = self.clone();
+            self.inner.tracker.spawn(async move { dispatcher.parked(delivery, permit, running).await });
+        }
+        if all {
+            let running = self.pass_over(&lane.function);
+            lane.looked(false, queue.next_due(&lane.function, &running).await?);
+        } else {
+            lane.looked(true, Some(now));
+        }
+        Ok(())
+    }
+
+    /// Takes note of what the queue holds and nobody may have told of.
+    async fn sweep(&self) -> Result<(), QueueError> {
+        let parts = &self.inner.parts;
+        for binding in parts.queue.held_bindings().await? {
+            if self.may_go(binding).await {
+                parts.queue.hold(binding, false, parts.clock.now()).await?;
             }
         }
+        self.note_backlog().await
+    }
+
+    /// Tells each lane what is due in its function.
+    pub(super) async fn note_backlog(&self) -> Result<(), QueueError> {
+        for backlog in self.inner.parts.queue.backlog().await? {
+            if let Some(due) = backlog.earliest_due {
+                self.lane(&backlog.function, 1).note_parked(due);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether deliveries of a binding are to be held no longer: it is well, or gone.
+    async fn may_go(&self, binding: BindingId) -> bool {
+        match self.inner.parts.bindings.binding(binding).await {
+            Ok(Some(binding)) => matches!(binding.state, State::Armed | State::Active),
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Releases a delivery that was parked as held, if its binding became well (and was released) just before.
+    pub(super) async fn release_if_well(
+        &self,
+        delivery: &Delivery,
+        now: Timestamp,
+    ) -> Result<(), QueueError> {
+        if self.may_go(delivery.binding).await
+            && let Fit::Later(Some(due)) = self.put_off(delivery, now, false).await?
+        {
+            self.lane(&delivery.function, 1).note_parked(due);
+        }
+        Ok(())
     }
 
     async fn parked(&self, delivery: Delivery, permit: LanePermit, running: Running) {
@@ -164,12 +224,7 @@ impl Dispatcher {
     async fn hold_back(&self, delivery: &Delivery, now: Timestamp) -> Result<Fit, QueueError> {
         let held = self.put_off(delivery, now, true).await?;
         // The binding may have become well, and its deliveries released, between our look and our write.
-        match self.inner.parts.bindings.binding(delivery.binding).await {
-            Ok(Some(binding)) if matches!(binding.state, State::Armed | State::Active) => {
-                self.put_off(delivery, now, false).await
-            }
-            _ => Ok(held),
-        }
+        if self.may_go(delivery.binding).await { self.put_off(delivery, now, false).await } else { Ok(held) }
     }
 
     async fn put_off(&self, delivery: &Delivery, due: Timestamp, held: bool) -> Result<Fit, QueueError> {

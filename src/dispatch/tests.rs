@@ -24,22 +24,25 @@ use crate::{
     queue::{DeadLetterQuery, QueueOptions, SqliteQueue},
 };
 
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// What the function does with one call.
 #[derive(Debug, Clone)]
-enum Act {
+pub(super) enum Act {
     Answer(Class),
     /// Waits before it answers.
     After(Duration, Class),
+    /// Waits until it is let go.
+    Wait(Class),
     Panic,
 }
 
 /// A function that follows a script and then succeeds for ever.
-#[derive(Debug, Default)]
-struct Script {
+#[derive(Debug)]
+pub(super) struct Script {
     acts: Mutex<VecDeque<Act>>,
-    calls: Mutex<Vec<DeliveryId>>,
+    pub(super) calls: Mutex<Vec<DeliveryId>>,
+    pub(super) gate: tokio::sync::Semaphore,
     now: AtomicUsize,
     most: AtomicUsize,
     /// What was parked when a call began.
@@ -81,6 +84,10 @@ impl Driver for Script {
                 tokio::time::sleep(wait).await;
                 class
             }
+            Act::Wait(class) => {
+                self.gate.acquire().await.unwrap().forget();
+                class
+            }
             Act::Panic => panic!("on purpose"),
         };
         self.now.fetch_sub(1, Ordering::SeqCst);
@@ -88,29 +95,48 @@ impl Driver for Script {
     }
 }
 
+/// The bindings as the mirror has them, and looks at them that go wrong.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    pub(super) bindings: Mutex<HashMap<BindingId, Arc<Binding>>>,
+    pub(super) wrong: Mutex<VecDeque<Wrong>>,
+}
+
+/// How a look goes wrong.
 #[derive(Debug)]
-struct OneBinding(Arc<Binding>);
+pub(super) enum Wrong {
+    Unreadable,
+    Panic,
+}
 
 #[async_trait]
-impl Bindings for OneBinding {
-    async fn binding(&self, _: BindingId) -> anyhow::Result<Option<Arc<Binding>>> {
-        Ok(Some(Arc::clone(&self.0)))
+impl Bindings for Mirror {
+    async fn binding(&self, id: BindingId) -> anyhow::Result<Option<Arc<Binding>>> {
+        let wrong = lock(&self.wrong).pop_front();
+        match wrong {
+            None => Ok(lock(&self.bindings).get(&id).cloned()),
+            Some(Wrong::Unreadable) => anyhow::bail!("the file is gone"),
+            Some(Wrong::Panic) => panic!("on purpose"),
+        }
     }
 
-    async fn function_limit(&self, _: &FunctionRef) -> Option<u32> {
-        Some(self.0.spec.concurrency)
+    async fn function_limit(&self, function: &FunctionRef) -> Option<u32> {
+        let bindings = lock(&self.bindings);
+        let of_it = bindings.values().filter(|binding| binding.spec.function.to_ref() == *function);
+        of_it.map(|binding| binding.spec.concurrency).min()
     }
 }
 
-struct Bench {
-    dispatcher: Dispatcher,
+pub(super) struct Bench {
+    pub(super) dispatcher: Dispatcher,
     suspected: mpsc::Receiver<BindingId>,
-    script: Arc<Script>,
-    queue: Arc<SqliteQueue>,
-    binding: Arc<Binding>,
+    pub(super) script: Arc<Script>,
+    pub(super) mirror: Arc<Mirror>,
+    pub(super) queue: Arc<SqliteQueue>,
+    pub(super) binding: Arc<Binding>,
     events: AtomicUsize,
     _writer: JoinHandle<()>,
-    _folder: TempDir,
+    pub(super) folder: TempDir,
 }
 
 /// Tells by its channel whether the delivery became safe.
@@ -127,10 +153,25 @@ impl Custodian for Tell {
 }
 
 impl Bench {
-    async fn new(acts: impl IntoIterator<Item = Act>, concurrency: u32) -> Self {
+    pub(super) async fn new(acts: impl IntoIterator<Item = Act>, concurrency: u32) -> Self {
+        let bench = Self::still(acts, concurrency, QueueOptions::default()).await;
+        bench.start_pump();
+        bench
+    }
+
+    pub(super) fn start_pump(&self) {
+        let pump = self.dispatcher.clone();
+        tokio::spawn(async move { pump.run(|| ()).await.unwrap() });
+    }
+
+    /// One whose pump does not run yet.
+    pub(super) async fn still(
+        acts: impl IntoIterator<Item = Act>,
+        concurrency: u32,
+        options: QueueOptions,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (queue, writer) =
-            SqliteQueue::open(&folder.path().join("queue.db"), &QueueOptions::default()).await.unwrap();
+        let (queue, writer) = SqliteQueue::open(&folder.path().join("queue.db"), &options).await.unwrap();
         let queue = Arc::new(queue);
         let spec: BindingSpec = serde_json::from_value(serde_json::json!({
             "storage": "default", "bucket": "photos", "events": ["s3:ObjectCreated:*"],
@@ -151,11 +192,21 @@ impl Bench {
             created_at: clock.now(),
             updated_at: clock.now(),
         });
-        let script = Arc::new(Script { acts: Mutex::new(acts.into_iter().collect()), ..Script::default() });
+        let script = Arc::new(Script {
+            acts: Mutex::new(acts.into_iter().collect()),
+            calls: Mutex::default(),
+            gate: tokio::sync::Semaphore::new(0),
+            now: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+            seen_parked: Mutex::default(),
+            queue: Mutex::default(),
+        });
+        let mirror = Arc::new(Mirror::default());
+        lock(&mirror.bindings).insert(binding.id, Arc::clone(&binding));
         let driver: Arc<dyn Driver> = script.clone();
         let (dispatcher, suspected) = Dispatcher::new(Parts {
             queue: queue.clone(),
-            bindings: Arc::new(OneBinding(Arc::clone(&binding))),
+            bindings: mirror.clone(),
             drivers: HashMap::from([("local".into(), driver)]),
             callbacks: None,
             max_concurrency: 512,
@@ -163,14 +214,44 @@ impl Bench {
             clock,
             entropy: Arc::new(SeededEntropy::new(2)),
         });
-        let pump = dispatcher.clone();
-        tokio::spawn(async move { pump.run(|| ()).await.unwrap() });
         let writer = tokio::spawn(writer.run());
         let events = AtomicUsize::new(0);
-        Self { dispatcher, suspected, script, queue, binding, events, _writer: writer, _folder: folder }
+        Self { dispatcher, suspected, script, mirror, queue, binding, events, _writer: writer, folder }
     }
 
-    fn submit(&self, plan: Plan) -> (DeliveryId, oneshot::Receiver<bool>) {
+    pub(super) fn submit(&self, plan: Plan) -> (DeliveryId, oneshot::Receiver<bool>) {
+        self.submit_as(Arc::clone(&self.binding), plan)
+    }
+
+    /// Submits to a binding as it was when it matched.
+    pub(super) fn submit_as(
+        &self,
+        binding: Arc<Binding>,
+        plan: Plan,
+    ) -> (DeliveryId, oneshot::Receiver<bool>) {
+        let delivery = self.delivery(&binding);
+        let id = delivery.id;
+        let (told, safe) = oneshot::channel();
+        let custody = Custody::new(Arc::new(Tell(Mutex::new(Some(told)))));
+        self.dispatcher.submit(Submission { delivery, binding, plan, custody });
+        (id, safe)
+    }
+
+    /// The next event comes as the first did.
+    pub(super) fn begin_again(&self) {
+        self.events.store(0, Ordering::SeqCst);
+    }
+
+    /// Parks the delivery of a new event, past the dispatcher, as another run of the daemon would have.
+    pub(super) async fn park(&self, binding: &Binding, held: bool) -> DeliveryId {
+        let delivery = self.delivery(binding);
+        let (id, due) = (delivery.id, delivery.accepted_at);
+        let park = crate::queue::Park { delivery, due, held, attempt: None, ticket: Default::default() };
+        self.queue.park(park).await.unwrap();
+        id
+    }
+
+    fn delivery(&self, binding: &Binding) -> Delivery {
         let number = self.events.fetch_add(1, Ordering::SeqCst);
         let event = Event {
             id: EventId::of_record("default", &number.to_be_bytes()),
@@ -189,16 +270,10 @@ impl Bench {
             record: serde_json::value::RawValue::from_string("{}".into()).unwrap(),
         };
         let now = self.dispatcher.inner.parts.clock.now();
-        let function = self.binding.spec.function.to_ref();
-        let delivery = Delivery::new(Arc::new(event), self.binding.id, function, now);
-        let id = delivery.id;
-        let (told, safe) = oneshot::channel();
-        let custody = Custody::new(Arc::new(Tell(Mutex::new(Some(told)))));
-        self.dispatcher.submit(Submission { delivery, binding: Arc::clone(&self.binding), plan, custody });
-        (id, safe)
+        Delivery::new(Arc::new(event), binding.id, binding.spec.function.to_ref(), now)
     }
 
-    async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    pub(super) async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         timeout(SOON, async {
             while !holds().await {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -208,20 +283,20 @@ impl Bench {
         .unwrap_or_else(|_| panic!("waited in vain: {what}"));
     }
 
-    async fn parked(&self) -> u64 {
+    pub(super) async fn parked(&self) -> u64 {
         self.queue.parked_of(self.binding.id).await.unwrap()
     }
 
-    fn calls(&self) -> usize {
+    pub(super) fn calls(&self) -> usize {
         lock(&self.script.calls).len()
     }
 }
 
-fn redelivers(ack_within_ms: u64) -> Plan {
+pub(super) fn redelivers(ack_within_ms: u64) -> Plan {
     Plan { ack_within: Duration::from_millis(ack_within_ms), park_first: false, pressed: false }
 }
 
-async fn is_safe(safe: oneshot::Receiver<bool>) -> bool {
+pub(super) async fn is_safe(safe: oneshot::Receiver<bool>) -> bool {
     timeout(SOON, safe).await.expect("neither safe nor abandoned").unwrap()
 }
 
@@ -304,15 +379,16 @@ async fn a_broken_binding_is_suspected_and_believed_after_an_inspection() {
 
 #[tokio::test]
 async fn without_a_queue_success_is_safe_and_failure_stays_with_the_source() {
-    let bench = Bench::new(
-        [Act::Answer(Class::Ok), Act::Answer(Class::FunctionFault), Act::After(SOON, Class::Ok)],
-        4,
-    )
-    .await;
+    let bench =
+        Bench::new([Class::Ok, Class::FunctionFault, Class::Ok, Class::FunctionFault].map(Act::Answer), 4)
+            .await;
     bench.queue.close().await;
     assert!(is_safe(bench.submit(redelivers(5_000)).1).await);
     assert!(!is_safe(bench.submit(redelivers(5_000)).1).await);
-    assert!(!is_safe(bench.submit(Plan { park_first: true, ..redelivers(5_000) }).1).await);
+    let no_redelivery = Plan { park_first: true, ..redelivers(5_000) };
+    assert!(is_safe(bench.submit(no_redelivery).1).await, "it was fired though it could not be parked");
+    assert!(!is_safe(bench.submit(no_redelivery).1).await);
+    assert_eq!(bench.calls(), 4);
 }
 
 #[tokio::test]
@@ -333,7 +409,7 @@ async fn a_hard_stop_parks_what_it_interrupts_and_charges_nothing() {
 async fn an_event_that_comes_again_while_its_delivery_waits_is_parked_once() {
     let bench = Bench::new([Act::After(Duration::from_millis(200), Class::FunctionFault)], 4).await;
     let (_, first) = bench.submit(redelivers(1));
-    bench.events.store(0, Ordering::SeqCst);
+    bench.begin_again();
     let (_, again) = bench.submit(redelivers(1));
     assert!(is_safe(first).await && is_safe(again).await);
     bench.until("delivered", async || bench.calls() == 2 && bench.parked().await == 0).await;

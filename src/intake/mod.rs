@@ -13,6 +13,8 @@
 //! Decoding and matching run over foreign data; a panic in them is caught, and the message is quarantined.
 
 mod repeats;
+#[cfg(test)]
+mod tests;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -85,7 +87,7 @@ impl Intake {
     pub async fn take(&self, message: Message) {
         let origin = Arc::clone(&message.origin);
         if message.oversize.is_some() {
-            return self.quarantine(message, "larger than the source's limit (max_body)").await;
+            return self.quarantine(message, "larger than the source's limit (max_body)");
         }
         let decoded = catch_unwind(AssertUnwindSafe(|| {
             dialect::decode(&message.bytes, &origin.storage, origin.encoding)
@@ -94,9 +96,9 @@ impl Intake {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => {
                 let reason = Chain(&error).to_string();
-                return self.quarantine(message, &reason).await;
+                return self.quarantine(message, &reason);
             }
-            Err(_panic) => return self.quarantine(message, "decoding panicked; see the log").await,
+            Err(_panic) => return self.quarantine(message, "decoding panicked; see the log"),
         };
         if events.is_empty() {
             return message.ack.acknowledge();
@@ -111,7 +113,7 @@ impl Intake {
                         "the bindings cannot be read; the notification stays with its source");
                     return;
                 }
-                Err(_panic) => return self.quarantine(message, "matching panicked; see the log").await,
+                Err(_panic) => return self.quarantine(message, "matching panicked; see the log"),
             }
         }
         let held = Self::hold(message.ack, &origin, matched.len());
@@ -166,7 +168,9 @@ impl Intake {
         }
     }
 
-    async fn quarantine(&self, message: Message, reason: &str) {
+    /// Keeps a message's bytes and acknowledges it then, in a task of its own: a flood of what cannot be processed, or a
+    /// slow disk, keeps no other message back. The source waits for the acknowledgement, and so does a stop.
+    fn quarantine(&self, message: Message, reason: &str) {
         let length = message.oversize.unwrap_or(message.bytes.len() as u64);
         MessageQuarantined { source: &message.origin.source, reason, length }.tell();
         let kept = &message.bytes[..message.bytes.len().min(QUARANTINE_BYTES)];
@@ -177,9 +181,12 @@ impl Intake {
             bytes: kept.to_vec(),
             length,
         };
-        match self.queue.quarantine(item).await {
-            Ok(()) => message.ack.acknowledge(),
-            Err(error) => QueueTrouble { verb: "keep a message in quarantine", error: &error }.tell(),
-        }
+        let (queue, ack) = (Arc::clone(&self.queue), message.ack);
+        tokio::spawn(async move {
+            match queue.quarantine(item).await {
+                Ok(()) => ack.acknowledge(),
+                Err(error) => QueueTrouble { verb: "keep a message in quarantine", error: &error }.tell(),
+            }
+        });
     }
 }

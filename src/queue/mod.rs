@@ -291,6 +291,9 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// for which it was held does not count for its age.
     async fn hold(&self, binding: BindingId, held: bool, now: Timestamp) -> Result<u64, QueueError>;
 
+    /// The bindings that have deliveries held.
+    async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError>;
+
     /// How many deliveries a binding has parked.
     async fn parked_of(&self, binding: BindingId) -> Result<u64, QueueError>;
 

@@ -115,6 +115,22 @@ pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Err
     backlog.collect()
 }
 
+/// From one binding to the next by their index: it does not read the deliveries in between.
+const HELD_BINDINGS: &str = "\
+    WITH RECURSIVE each(binding) AS ( \
+        SELECT min(binding) FROM delivery \
+        UNION ALL \
+        SELECT (SELECT min(binding) FROM delivery WHERE binding > each.binding) \
+        FROM each WHERE each.binding IS NOT NULL) \
+    SELECT binding FROM each WHERE binding IS NOT NULL \
+    AND EXISTS (SELECT 1 FROM delivery d WHERE d.binding = each.binding AND d.held = 1)";
+
+pub(super) async fn held_bindings(pool: &SqlitePool) -> Result<Vec<BindingId>, sqlx::Error> {
+    let rows: Vec<Vec<u8>> = sqlx::query_scalar(HELD_BINDINGS).fetch_all(pool).await?;
+    let ids = rows.iter().map(|id| BindingId::from_slice(id).map_err(|e| sqlx::Error::Decode(e.into())));
+    ids.collect()
+}
+
 pub(super) async fn parked_of(pool: &SqlitePool, binding: BindingId) -> Result<u64, sqlx::Error> {
     let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM delivery WHERE binding = ?1")
         .bind(&binding.as_bytes()[..])

@@ -177,7 +177,7 @@ impl Epoch<'_> {
 
     async fn poll<S: Session, R: Requests>(&self, mut session: S, requests: &R, outlets: Outlets) -> Ended {
         let mut waiting: Option<Pin<Box<Sleep>>> = None;
-        let mut warned = false;
+        let (mut warned, mut goodbye) = (false, false);
         loop {
             let unanswered = async {
                 match waiting.as_mut() {
@@ -214,8 +214,11 @@ impl Epoch<'_> {
                         self.take(payload, packet_id, &outlets);
                     }
                 }
-                Ok(Happening::Disconnected) => return Ended::Stopped,
+                // Read on until the broker has closed: a socket closed with something unread is reset, and the broker
+                // may then lose our last acknowledgements and the goodbye. `settle` bounds the wait.
+                Ok(Happening::Disconnected) => goodbye = true,
                 Ok(Happening::Other) => {}
+                Err(_) if goodbye => return Ended::Stopped,
                 Err(broken) => return Ended::Broken(broken),
             }
         }

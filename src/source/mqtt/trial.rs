@@ -66,7 +66,7 @@ pub async fn try_connect(config: &MqttConfig, node: &str, name: &str, random: u6
     match connected {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Broken::Refused { reason })) => Err(TrialError::Refused { broker, reason }),
-        Ok(Err(broken)) => Err(TrialError::Failed { broker, source: Box::new(broken) }),
+        Ok(Err(error)) => Err(TrialError::Failed { broker, source: Box::new(error) }),
         Err(_) => Err(TrialError::Silent { broker }),
     }
 }

@@ -20,6 +20,7 @@ pub(crate) mod certificates;
 pub(crate) mod database;
 pub(crate) mod installed;
 pub(crate) mod minio;
+pub(crate) mod minio_users;
 pub(crate) mod mosquitto;
 pub(crate) mod ports;
 pub(crate) mod process;

@@ -1,6 +1,10 @@
 //! From an upload to a function and back, on real parts.
 
 mod away;
+mod bad_input;
+mod bad_requests;
+mod checks;
+mod commands;
 mod crash;
 mod fates;
 mod firing;
@@ -30,6 +34,49 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] a_binding_begun_on_the_platform_becomes_active_and_is_taken_back;
         [Minio] secrets_are_in_no_log;
     };
+    tests.extend(refusals());
     tests.extend(firing::matrix());
     tests
+}
+
+/// Bad input, bad requests, and what is said of them.
+fn refusals() -> Vec<Test> {
+    use bad_input::{
+        a_duplicate_event_fires_once_and_after_a_restart_under_the_same_id,
+        every_odd_key_reaches_the_function_byte_for_byte,
+        unknown_event_names_are_answered_shown_and_fire_nothing,
+        what_cannot_be_processed_is_acknowledged_and_kept,
+    };
+    use bad_requests::{
+        a_binding_waits_for_its_bucket_and_its_platform_and_says_so,
+        a_function_that_does_not_exist_is_rejected_with_the_reason,
+        callers_see_and_change_only_what_is_theirs, hostile_requests_get_a_clear_no_and_harm_nobody,
+        the_same_binding_is_one_and_other_settings_are_a_conflict,
+    };
+    use checks::{
+        a_daemon_whose_sources_are_closed_says_why, check_connects_to_the_broker_as_the_source_would,
+        check_holds_the_targets_against_those_of_minio, every_metric_that_is_used_has_its_help_and_type,
+    };
+    use commands::{
+        a_broken_config_is_refused_with_everything_that_is_wrong, commands_tell_people_and_programs_the_same,
+        what_needs_the_daemon_stopped_or_running_says_so,
+    };
+    tests! {
+        [Minio] what_cannot_be_processed_is_acknowledged_and_kept;
+        [Minio] unknown_event_names_are_answered_shown_and_fire_nothing;
+        [Minio] a_duplicate_event_fires_once_and_after_a_restart_under_the_same_id;
+        [Minio] every_odd_key_reaches_the_function_byte_for_byte within 150;
+        [Minio] a_binding_waits_for_its_bucket_and_its_platform_and_says_so within 150;
+        [Minio] a_function_that_does_not_exist_is_rejected_with_the_reason;
+        [Minio] callers_see_and_change_only_what_is_theirs;
+        [Minio] the_same_binding_is_one_and_other_settings_are_a_conflict;
+        [Minio] hostile_requests_get_a_clear_no_and_harm_nobody;
+        [Minio] commands_tell_people_and_programs_the_same;
+        [Minio] what_needs_the_daemon_stopped_or_running_says_so;
+        [] a_broken_config_is_refused_with_everything_that_is_wrong;
+        [Minio] check_holds_the_targets_against_those_of_minio;
+        [Mosquitto] check_connects_to_the_broker_as_the_source_would;
+        [Minio] every_metric_that_is_used_has_its_help_and_type;
+        [] a_daemon_whose_sources_are_closed_says_why;
+    }
 }
