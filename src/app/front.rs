@@ -30,6 +30,8 @@ pub(super) struct Front {
     waiting: Option<Waiting>,
     asks: Vec<Ask>,
     stop: CancellationToken,
+    /// Kept until the sources are closed: without any source intake would have nobody to wait for.
+    inbox: Option<mpsc::Sender<Message>>,
 }
 
 /// What is made and not opened yet.
@@ -100,6 +102,7 @@ impl Front {
             waiting: Some(Waiting { sources, intake, pulse }),
             asks,
             stop: CancellationToken::new(),
+            inbox: None,
         })
     }
 
@@ -126,11 +129,18 @@ impl Front {
                 Ok(())
             });
         }
+        self.inbox = Some(inbox);
     }
 
     /// Closes the sources; intake ends when the last has ended.
-    pub(super) fn close(&self) {
+    pub(super) fn close(&mut self) {
         self.stop.cancel();
+        self.inbox = None;
+    }
+
+    /// Resolves when sources and intake have ended.
+    pub(super) async fn ended(&mut self) {
+        while self.workers.next_ended().await.is_some() {}
     }
 }
 
