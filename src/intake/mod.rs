@@ -23,7 +23,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, poll};
 use tokio::{sync::mpsc, time::timeout};
 
 pub use self::repeats::Repeats;
@@ -72,10 +72,19 @@ pub struct Intake {
 
 impl Intake {
     /// Takes messages until the sources have ended, with a `beat` after each and while there is none.
+    ///
+    /// A message whose bindings are not at hand (they must be read from the disk first) waits for them in a task of its
+    /// own, and keeps no other back.
     pub async fn run(self, mut inbox: mpsc::Receiver<Message>, beat: impl Fn() + Send) {
         loop {
             match timeout(IDLE, inbox.recv()).await {
-                Ok(Some(message)) => self.take(message).await,
+                Ok(Some(message)) => {
+                    let intake = self.clone();
+                    let mut taken = Box::pin(async move { intake.take(message).await });
+                    if poll!(taken.as_mut()).is_pending() {
+                        tokio::spawn(taken);
+                    }
+                }
                 Ok(None) => return,
                 Err(_idle) => (),
             }

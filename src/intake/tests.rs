@@ -89,6 +89,8 @@ enum Matching {
     All(Vec<Arc<Binding>>),
     Unreadable,
     Panic,
+    /// All, but not for this key before the gate opens.
+    Waits(&'static str, Arc<Semaphore>, Vec<Arc<Binding>>),
 }
 
 #[derive(Debug)]
@@ -96,12 +98,18 @@ struct Told(Mutex<Matching>);
 
 #[async_trait]
 impl Matcher for Told {
-    async fn matching(&self, _: &Event) -> anyhow::Result<Vec<Arc<Binding>>> {
+    async fn matching(&self, event: &Event) -> anyhow::Result<Vec<Arc<Binding>>> {
         let told = lock(&self.0).clone();
         match told {
             Matching::All(bindings) => Ok(bindings),
             Matching::Unreadable => anyhow::bail!("the file is gone"),
             Matching::Panic => panic!("on purpose"),
+            Matching::Waits(key, gate, bindings) => {
+                if event.key == key {
+                    gate.acquire().await?.forget();
+                }
+                Ok(bindings)
+            }
         }
     }
 }
@@ -188,14 +196,9 @@ impl Bench {
         self.take_with(from, body, |_| ()).await
     }
 
-    async fn take_with(
-        &self,
-        from: &Arc<Origin>,
-        body: &[u8],
-        change: impl FnOnce(&mut Message),
-    ) -> Acknowledged {
+    fn message(&self, from: &Arc<Origin>, body: &[u8]) -> (Message, Acknowledged) {
         let (ack, acknowledged) = Ack::new(None);
-        let mut message = Message {
+        let message = Message {
             bytes: body.to_vec().into(),
             oversize: None,
             origin: Arc::clone(from),
@@ -203,6 +206,16 @@ impl Bench {
             pressed: false,
             ack,
         };
+        (message, acknowledged)
+    }
+
+    async fn take_with(
+        &self,
+        from: &Arc<Origin>,
+        body: &[u8],
+        change: impl FnOnce(&mut Message),
+    ) -> Acknowledged {
+        let (mut message, acknowledged) = self.message(from, body);
         change(&mut message);
         self.intake.take(message).await;
         acknowledged
@@ -498,4 +511,25 @@ async fn a_pressed_message_is_acknowledged_from_disk_while_its_function_hangs() 
     assert_eq!(bench.parked().await, 1);
     bench.script.gate.add_permits(1);
     bench.until("the row is removed", async || bench.parked().await == 0).await;
+}
+
+#[tokio::test]
+async fn a_message_whose_bindings_must_be_read_first_keeps_no_other_back() {
+    let bench = Bench::new([]).await;
+    let gate = Arc::new(Semaphore::new(0));
+    bench.matches(Matching::Waits("slow", Arc::clone(&gate), vec![Arc::clone(&bench.bindings[0])]));
+    let (inbox, messages) = mpsc::channel(9);
+    let running = tokio::spawn(bench.intake.clone().run(messages, || ()));
+    let from = patient(Redelivers::Yes);
+    let (slow, mut slow_acknowledged) = bench.message(&from, &body(&["slow"]));
+    let (other, other_acknowledged) = bench.message(&from, &body(&["other"]));
+    inbox.send(slow).await.unwrap();
+    inbox.send(other).await.unwrap();
+    assert!(is_acknowledged(other_acknowledged).await);
+    assert!(slow_acknowledged.try_recv().is_err());
+    gate.add_permits(1);
+    assert!(is_acknowledged(slow_acknowledged).await);
+    drop(inbox);
+    timeout(SOON, running).await.unwrap().unwrap();
+    assert_eq!(bench.calls().len(), 2);
 }
