@@ -4,6 +4,7 @@ mod away;
 mod crash;
 mod fates;
 mod firing;
+mod twin;
 mod world;
 
 use away::without_mysql_events_fire_and_retry_and_bindings_wait;
@@ -15,6 +16,10 @@ use fates::{
     a_binding_begun_on_the_platform_becomes_active_and_is_taken_back,
     a_failing_function_retries_dies_is_mended_and_replayed, a_platform_that_is_away_costs_no_attempt,
     secrets_are_in_no_log,
+};
+
+use twin::{
+    each_object_fires_once_though_two_targets_bring_it, twin_targets_lose_nothing_while_the_daemon_is_away,
 };
 
 use crate::harness::suite::{Test, tests};
@@ -29,6 +34,8 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] a_platform_that_is_away_costs_no_attempt;
         [Minio] a_binding_begun_on_the_platform_becomes_active_and_is_taken_back;
         [Minio] secrets_are_in_no_log;
+        [Minio] each_object_fires_once_though_two_targets_bring_it;
+        [Minio] twin_targets_lose_nothing_while_the_daemon_is_away within 180;
     };
     tests.extend(firing::matrix());
     tests
