@@ -105,11 +105,8 @@ fn key(number: usize) -> String {
 async fn wait_until_handed_over(world: &World) -> Result<()> {
     let folder = world.minio.queue_dir("TRIGGERD");
     eventually("the safe target's queue is empty", SOON * 2, async || {
-        let left = fs::read_dir(&folder)?.flatten().flat_map(|entry| {
-            let inner = fs::read_dir(entry.path()).map(|inner| inner.count());
-            inner.map_or(Some(1), Some)
-        });
-        let left: usize = left.sum();
+        let entries = fs::read_dir(&folder)?.flatten();
+        let left: usize = entries.map(|entry| fs::read_dir(entry.path()).map_or(1, Iterator::count)).sum();
         ensure!(left == 0, "{left} notifications are left in {}", folder.display());
         Ok(())
     })
