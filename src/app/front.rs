@@ -12,7 +12,7 @@ use crate::{
     config::{Config, sources::SourceConfig},
     dispatch::Dispatcher,
     domain::event::KeyEncoding,
-    intake::{Intake, Repeats},
+    intake::{Intake, Loops, Repeats},
     lifecycle::{Pulse, Workers},
     source::{Message, Origin, mqtt::MqttSource, webhook::WebhookSource},
     telemetry::Recent,
@@ -94,6 +94,7 @@ impl Front {
             dispatcher: dispatcher.clone(),
             queue: foundation.queue.clone(),
             repeats: Repeats::new(REPEATS),
+            loops: Arc::new(Loops::default()),
             recent,
             clock: Arc::clone(&foundation.clock),
         };

@@ -11,7 +11,10 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
 use crate::{
-    dispatch::{Bindings, Parts},
+    dispatch::{
+        Bindings, Parts,
+        fakes::{self, Function},
+    },
     domain::{
         binding::{BindingSpec, State, Wanted},
         clock::SystemClock,
@@ -22,7 +25,6 @@ use crate::{
         outcome::{Class, Outcome},
         secret::SigningSecret,
     },
-    platform::{Call, Driver, Established, Inspection, PlatformError},
     queue::{QueueOptions, SqliteQueue},
     source::Acknowledged,
 };
@@ -50,28 +52,12 @@ struct Script {
 }
 
 #[async_trait]
-impl Driver for Script {
-    async fn establish(&self, _: &Binding, _: &str) -> Result<Established, PlatformError> {
-        Ok(Established::Confirmed)
-    }
-
-    async fn inspect(&self, _: &Binding) -> Result<Inspection, PlatformError> {
-        Ok(Inspection::Missing)
-    }
-
-    async fn withdraw(&self, _: BindingId) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn check(&self) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn invoke(&self, call: Call<'_>) -> Outcome {
-        let parked = self.queue.parked_of(call.binding.id).await.unwrap_or_default();
+impl Function for Script {
+    async fn called(&self, binding: &Binding, delivery: &Delivery) -> Outcome {
+        let parked = self.queue.parked_of(binding.id).await.unwrap_or_default();
         lock(&self.parked).push(parked);
         let act = lock(&self.acts).pop_front().unwrap_or(Act::Answer(Class::Ok));
-        lock(&self.calls).push((call.delivery.event.key.clone(), call.delivery.id));
+        lock(&self.calls).push((delivery.event.key.clone(), delivery.id));
         let class = match act {
             Act::Answer(class) => class,
             Act::Wait(class) => {
@@ -156,7 +142,7 @@ impl Bench {
             queue: Arc::clone(&queue),
             gate: Semaphore::new(0),
         });
-        let driver: Arc<dyn Driver> = script.clone();
+        let driver = fakes::driver(script.clone());
         let recent = Arc::new(Recent::new(100));
         let (dispatcher, _suspected) = Dispatcher::new(Parts {
             queue: queue.clone(),
@@ -176,6 +162,7 @@ impl Bench {
             dispatcher,
             queue: queue.clone(),
             repeats: Repeats::new(100),
+            loops: Arc::default(),
             recent,
             clock,
         };
@@ -511,6 +498,35 @@ async fn a_pressed_message_is_acknowledged_from_disk_while_its_function_hangs() 
     assert_eq!(bench.parked().await, 1);
     bench.script.gate.add_permits(1);
     bench.until("the row is removed", async || bench.parked().await == 0).await;
+}
+
+#[tokio::test]
+async fn a_function_that_fires_its_own_binding_is_told_of_and_nothing_of_it_is_dropped() {
+    let bench = Bench::new([]).await;
+    let from = patient(Redelivers::Yes);
+    let mut key = "in/a.jpg".to_owned();
+    for _ in 0..6 {
+        assert!(is_acknowledged(bench.take(&from, &body(&[&key])).await).await);
+        key.push_str(".copy");
+    }
+    assert_eq!(bench.calls().len(), 6);
+    let outcomes = bench.intake.recent.latest(Some(bench.bindings[0].id), 99);
+    let told: Vec<_> = outcomes.iter().filter(|one| one.outcome == "loop_suspected").collect();
+    assert_eq!(told.len(), 1, "once a minute: {told:?}");
+    assert_eq!(told[0].key, "in/a.jpg.copy.copy.copy");
+    assert!(told[0].detail.contains("ignore_principals"), "{}", told[0].detail);
+}
+
+#[tokio::test]
+async fn what_clients_upload_side_by_side_is_suspected_of_nothing() {
+    let bench = Bench::new([]).await;
+    let from = patient(Redelivers::Yes);
+    for number in 0..40 {
+        let keys = [format!("in/film-{number}.mp4"), format!("in/film-{number}.srt")];
+        assert!(is_acknowledged(bench.take(&from, &body(&[&keys[0], &keys[1]])).await).await);
+    }
+    assert_eq!(bench.calls().len(), 80);
+    assert!(bench.intake.recent.latest(None, 99).iter().all(|one| one.outcome == "ok"));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod away;
 mod crash;
 mod fates;
 mod firing;
+mod loops;
 mod twin;
 mod world;
 
@@ -18,6 +19,10 @@ use fates::{
     secrets_are_in_no_log,
 };
 
+use loops::{
+    a_function_that_feeds_itself_is_told_of_and_every_event_fires, what_a_binding_ignores_does_not_fire_it,
+    what_a_storage_ignores_fires_nothing,
+};
 use twin::{
     each_object_fires_once_though_two_targets_bring_it, twin_targets_lose_nothing_while_the_daemon_is_away,
 };
@@ -36,6 +41,9 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] secrets_are_in_no_log;
         [Minio] each_object_fires_once_though_two_targets_bring_it;
         [Minio] twin_targets_lose_nothing_while_the_daemon_is_away within 180;
+        [Minio] what_a_binding_ignores_does_not_fire_it;
+        [Minio] what_a_storage_ignores_fires_nothing;
+        [Minio] a_function_that_feeds_itself_is_told_of_and_every_event_fires;
     };
     tests.extend(firing::matrix());
     tests
