@@ -143,7 +143,7 @@ impl Daemon {
             },
             binding::Settings { callback_url: Some(base_url), ..binding::Settings::new(&config.node.name) },
         );
-        spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone());
+        spawn_suspicions(&mut back, suspected, (handle.clone(), dispatcher.clone()), back_stop.clone());
 
         let pulses = pulses(&foundation.clock);
         spawn_pump(&mut back, &foundation, dispatcher.clone(), (pulses[0].clone(), pulses[1].clone()));
@@ -300,16 +300,23 @@ fn spawn_pump(back: &mut Workers, foundation: &Foundation, pump: Dispatcher, bea
 fn spawn_suspicions(
     back: &mut Workers,
     mut suspected: tokio::sync::mpsc::Receiver<crate::domain::ids::BindingId>,
-    handle: binding::Handle,
-    dispatcher: Dispatcher,
+    (handle, dispatcher): (binding::Handle, Dispatcher),
+    stop: CancellationToken,
 ) {
-    back.spawn("inspections on suspicion", async move {
+    let inspections = async move {
         while let Some(id) = suspected.recv().await {
             if let binding::InspectionVerdict::InStep { revision } = handle.inspect_now(id).await {
                 dispatcher.inspected(id, revision);
             }
         }
         std::future::pending().await
+    };
+    back.spawn("inspections on suspicion", async move {
+        tokio::select! {
+            () = inspections => (),
+            () = stop.cancelled() => (),
+        }
+        Ok(())
     });
 }
 
