@@ -304,7 +304,7 @@ fn spawn_suspicions(
     stop: CancellationToken,
 ) {
     back.spawn("inspections on suspicion", async move {
-        let inspecting = async {
+        let inspections = async {
             while let Some(id) = suspected.recv().await {
                 if let binding::InspectionVerdict::InStep { revision } = handle.inspect_now(id).await {
                     dispatcher.inspected(id, revision);
@@ -314,7 +314,7 @@ fn spawn_suspicions(
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = inspecting => (),
+            () = inspections => (),
             () = stop.cancelled() => (),
         }
         Ok(())

@@ -65,7 +65,10 @@ async fn a_row_whose_taker_panics_is_looked_at_again() {
 async fn the_backlog_of_one_function_does_not_keep_another_from_its_turn() {
     let bench = Bench::still([], 4, QueueOptions::default()).await;
     // Lanes are looked at in the order of their names.
-    let flooded = another(&bench, 1, State::Active, "a-flooded-one");
+    let mut flooded = Binding::clone(&another(&bench, 1, State::Active, "a-flooded-one"));
+    // More than it can use at once, so that it never wants for a permit.
+    flooded.spec.concurrency = 512;
+    let flooded = Arc::new(flooded);
     lock(&bench.mirror.bindings).insert(flooded.id, Arc::clone(&flooded));
     futures_util::future::join_all((0..3_000).map(|_| bench.park(&flooded, false))).await;
     let id = bench.park(&bench.binding, false).await;
