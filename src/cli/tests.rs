@@ -361,7 +361,7 @@ async fn check_reports_config_and_host_at_once() {
         listener.local_addr().unwrap()
     };
     let config = format!(
-        "[node]\nname = \"n\"\nstate_dir = \"{}/missing\"\n[admin]\nlisten = \"{free}\"\ntoken = \"{OPERATOR}\"\n\
+        "[node]\nname = \"n\"\nstate_dir = \"{}/triggerd.toml\"\n[admin]\nlisten = \"{free}\"\ntoken = \"{OPERATOR}\"\n\
          [sources.in]\ntype = \"webhook\"\nlisten = \"{}\"\nredelivers = \"yes\"\nbogus = 1\n",
         host.folder.path().display(),
         taken.local_addr().unwrap(),
@@ -374,7 +374,7 @@ async fn check_reports_config_and_host_at_once() {
         "FAIL sources.in.storage:",
         "warn storages:",
         "FAIL node.state_dir:",
-        "install -d",
+        "is no directory",
         &format!("ok   admin.listen: {free} is free"),
         "FAIL sources.in.listen: ",
         "in use by another process",
