@@ -50,6 +50,10 @@ use crate::{
 /// Recent outcomes that are remembered.
 const RECENT: usize = 5_000;
 
+/// How often what was observed is worked into the histograms: until then, and until somebody asks for the metrics, each
+/// observation is kept by itself.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// How often the queue is asked to show that it writes.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -141,6 +145,7 @@ impl Daemon {
             binding::Settings { callback_url: Some(base_url), ..binding::Settings::new(&config.node.name) },
         );
         spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone());
+        spawn_upkeep(&mut back, metrics.clone(), back_stop.clone());
 
         let pulses = pulses(&foundation.clock);
         let (pump, beat) = (dispatcher.clone(), pulses[0].clone());
@@ -282,6 +287,18 @@ fn spawn_suspicions(
             }
         }
         std::future::pending().await
+    });
+}
+
+/// Keeps the histograms' memory bounded where nobody asks for the metrics.
+fn spawn_upkeep(back: &mut Workers, metrics: PrometheusHandle, stop: CancellationToken) {
+    back.spawn("the upkeep of the metrics", async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(UPKEEP) => metrics.run_upkeep(),
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
     });
 }
 
