@@ -53,6 +53,10 @@ const RECENT: usize = 5_000;
 /// How often a worker that waits for its beginning shows that it lives.
 const WAITING: Duration = Duration::from_secs(1);
 
+/// How often what was observed is worked into the histograms: until then, and until somebody asks for the metrics, each
+/// observation is kept by itself.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// How often the queue is asked to show that it writes.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -144,6 +148,7 @@ impl Daemon {
             binding::Settings { callback_url: Some(base_url), ..binding::Settings::new(&config.node.name) },
         );
         spawn_suspicions(&mut back, suspected, (handle.clone(), dispatcher.clone()), back_stop.clone());
+        spawn_upkeep(&mut back, metrics.clone(), back_stop.clone());
 
         let pulses = pulses(&foundation.clock);
         spawn_pump(&mut back, &foundation, dispatcher.clone(), (pulses[0].clone(), pulses[1].clone()));
@@ -318,6 +323,18 @@ fn spawn_suspicions(
             () = stop.cancelled() => (),
         }
         Ok(())
+    });
+}
+
+/// Keeps the histograms' memory bounded where nobody asks for the metrics.
+fn spawn_upkeep(back: &mut Workers, metrics: PrometheusHandle, stop: CancellationToken) {
+    back.spawn("the upkeep of the metrics", async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(UPKEEP) => metrics.run_upkeep(),
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
     });
 }
 

@@ -27,7 +27,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, poll};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 
 use self::{
     loops::AFTERMATH,
@@ -93,17 +96,23 @@ impl Intake {
     /// A message whose bindings are not at hand (they must be read from the disk first) waits for them in a task of its
     /// own, and keeps no other back.
     pub async fn run(self, mut inbox: mpsc::Receiver<Message>, beat: impl Fn() + Send) {
+        // One timer for all: a timeout for each message would be set and taken back for each.
+        let mut idle = interval(IDLE);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match timeout(IDLE, inbox.recv()).await {
-                Ok(Some(message)) => {
-                    let intake = self.clone();
-                    let mut taken = Box::pin(async move { intake.take(message).await });
-                    if poll!(taken.as_mut()).is_pending() {
-                        tokio::spawn(taken);
+            tokio::select! {
+                biased;
+                message = inbox.recv() => match message {
+                    Some(message) => {
+                        let intake = self.clone();
+                        let mut taken = Box::pin(async move { intake.take(message).await });
+                        if poll!(taken.as_mut()).is_pending() {
+                            tokio::spawn(taken);
+                        }
                     }
-                }
-                Ok(None) => return,
-                Err(_idle) => (),
+                    None => return,
+                },
+                _ = idle.tick() => (),
             }
             beat();
         }

@@ -8,6 +8,7 @@ use std::{
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::time::timeout;
 
 use super::*;
 use crate::{
