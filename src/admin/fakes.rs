@@ -317,6 +317,10 @@ impl Queue for World {
         unimplemented!("the admin API does not ask this")
     }
 
+    async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError> {
+        Ok(Vec::new())
+    }
+
     async fn parked_of(&self, _: BindingId) -> Result<u64, QueueError> {
         unimplemented!("the admin API does not ask this")
     }

@@ -10,16 +10,21 @@ use crate::{
     bucket::S3Buckets,
     catalog::{Catalog, CatalogOptions},
     config::{Config, platforms::DriverKind},
+    dispatch::Dispatcher,
     domain::{clock::Clock, entropy::Entropy, event::StorageName},
     lifecycle::Workers,
     mirror::{Authority, Mirror, MirrorHandle, MirrorOptions, MirrorParts, Start},
     platform::{Driver, rules::RulesDriver},
     queue::{QueueOptions, SqliteQueue, StateDirLock, Writer, lock_state_dir},
     relations::{MySqlOptions, MySqlRelations, Relations, RelationsError, Role, SqliteRelations},
+    telemetry::Chain,
 };
 
 /// How often it is looked whether the catalog moved on, to wake the reconciler.
 const WAKE_EVERY: Duration = Duration::from_millis(100);
+
+/// After how many such looks held deliveries are looked through though no binding changed: a minute.
+const STRAYS_EVERY: u64 = 600;
 
 /// The stores and what follows them.
 pub(super) struct Foundation {
@@ -75,6 +80,7 @@ impl Foundation {
         &mut self,
         back: &mut Workers,
         reconciler: &binding::Handle,
+        dispatcher: &Dispatcher,
         stop: &CancellationToken,
     ) {
         let Some((writer, mirror)) = self.workers.take() else { return };
@@ -85,19 +91,30 @@ impl Foundation {
         let following = stop.clone();
         back.spawn("the mirror", async move { Ok(mirror.run(following).await?) });
         let (mirror, reconciler, stop) = (self.mirror.clone(), reconciler.clone(), stop.clone());
-        back.spawn("what wakes the reconciler", async move {
-            let mut woken = 0;
-            loop {
-                let revision = mirror.status().revision;
-                if revision != woken {
-                    woken = revision;
+        let dispatcher = dispatcher.clone();
+        back.spawn("what follows the bindings", async move {
+            let (mut woken, mut released_at) = (0, None);
+            for turn in 0_u64.. {
+                let status = mirror.status();
+                if status.revision != woken {
+                    woken = status.revision;
                     reconciler.wake();
+                }
+                let due = released_at != Some(status.revision) || turn % STRAYS_EVERY == 0;
+                if due && status.start.is_some() {
+                    match dispatcher.release_strays().await {
+                        Ok(_) => released_at = Some(status.revision),
+                        Err(error) => {
+                            tracing::error!(error = %Chain(error.as_ref()), "held deliveries cannot be released");
+                        }
+                    }
                 }
                 tokio::select! {
                     () = tokio::time::sleep(WAKE_EVERY) => (),
-                    () = stop.cancelled() => return Ok(()),
+                    () = stop.cancelled() => break,
                 }
             }
+            Ok(())
         });
     }
 
@@ -170,7 +187,7 @@ async fn refuse_misfit(shared: &MySqlRelations) -> anyhow::Result<()> {
         Err(error @ (RelationsError::Newer { .. } | RelationsError::NotMigrated { .. })) => Err(error.into()),
         Err(error) => {
             tracing::warn!(
-                error = %crate::telemetry::Chain(&error),
+                error = %Chain(&error),
                 "the relations database cannot be used now; bindings cannot be changed until it can"
             );
             Ok(())

@@ -15,7 +15,7 @@ mod ports;
 mod probes;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +24,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use sd_notify::NotifyState;
 use tokio::{net::TcpListener, time::timeout};
@@ -41,7 +42,7 @@ use crate::{
     binding,
     config::Config,
     dispatch::{self, Dispatcher, callback::Callbacks},
-    domain::{clock::Clock, entropy::Entropy, ids::DeliveryId},
+    domain::{clock::Clock, entropy::Entropy, ids::{BindingId, DeliveryId}},
     lifecycle::{Pulse, Stop, Workers, feed_watchdog, tell_systemd},
     queue::Queue,
     telemetry::{Chain, Metric, Recent, logging},
@@ -52,6 +53,9 @@ const RECENT: usize = 5_000;
 
 /// How often the queue is asked to show that it writes.
 const PROBE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the bindings are known.
+const FILLED_EVERY: Duration = Duration::from_millis(100);
 
 /// How long the workers may take to end after everything was stopped.
 const GRACE: Duration = Duration::from_secs(5);
@@ -138,20 +142,33 @@ impl Daemon {
                 clock: Arc::clone(&foundation.clock),
                 entropy: Arc::clone(&foundation.entropy),
             },
-            binding::Settings { callback_url: Some(base_url), ..binding::Settings::new(&config.node.name) },
+            binding::Settings {
+                callback_url: Some(base_url),
+                inspect_every: config.bindings.inspect_every(),
+                ..binding::Settings::new(&config.node.name)
+            },
         );
-        spawn_suspicions(&mut back, suspected, handle.clone(), dispatcher.clone());
+        let dispatching = (handle.clone(), dispatcher.clone());
+        spawn_suspicions(&mut back, suspected, dispatching, Arc::clone(&foundation.clock));
 
         let pulses = pulses(&foundation.clock);
         let (pump, beat) = (dispatcher.clone(), pulses[0].clone());
-        back.spawn("the pump of parked deliveries", async move { Ok(pump.run(|| beat.beat()).await?) });
+        let (mirror, stopping) = (foundation.mirror.clone(), stop.soft.clone());
+        back.spawn("the pump of parked deliveries", async move {
+            // A copy that was never filled knows no binding: everything would be taken for unbound.
+            while !mirror.status().filled && !stopping.is_cancelled() {
+                beat.beat();
+                tokio::time::sleep(FILLED_EVERY).await;
+            }
+            Ok(pump.run(|| beat.beat()).await?)
+        });
         spawn_probe(&mut back, foundation.queue.clone(), pulses[2].clone(), back_stop.clone());
         let reconciling = back_stop.clone();
         back.spawn("the reconciler", async move {
             reconciler.run(reconciling).await;
             Ok(())
         });
-        foundation.spawn(&mut back, &handle, &back_stop);
+        foundation.spawn(&mut back, &handle, &dispatcher, &back_stop);
 
         let mut front =
             Front::build(&config, &foundation, &dispatcher, Arc::clone(&recent), pulses[1].clone()).await?;
@@ -268,20 +285,33 @@ fn pulses(clock: &Arc<dyn Clock>) -> Vec<Pulse> {
     ["dispatch", "intake", "queue"].map(|name| Pulse::new(name, Arc::clone(clock))).to_vec()
 }
 
-/// Has the reconciler inspect what dispatch grows suspicious of, and reports.
+/// Has the reconciler inspect what dispatch grows suspicious of, and reports. Bindings are inspected side by side, each
+/// once at a time: what is suspected again meanwhile is suspected once more by its next attempt.
 fn spawn_suspicions(
     back: &mut Workers,
-    mut suspected: tokio::sync::mpsc::Receiver<crate::domain::ids::BindingId>,
-    handle: binding::Handle,
-    dispatcher: Dispatcher,
+    mut suspected: tokio::sync::mpsc::Receiver<BindingId>,
+    (handle, dispatcher): (binding::Handle, Dispatcher),
+    clock: Arc<dyn Clock>,
 ) {
     back.spawn("inspections on suspicion", async move {
-        while let Some(id) = suspected.recv().await {
-            if let binding::InspectionVerdict::InStep { revision } = handle.inspect_now(id).await {
-                dispatcher.inspected(id, revision);
+        let (mut asked, mut inspections) = (HashSet::new(), FuturesUnordered::new());
+        loop {
+            tokio::select! {
+                Some(id) = suspected.recv() => {
+                    if asked.insert(id) {
+                        let (handle, began) = (&handle, clock.now());
+                        inspections.push(async move { (id, began, handle.inspect_now(id).await) });
+                    }
+                }
+                Some((id, began, verdict)) = inspections.next() => {
+                    asked.remove(&id);
+                    if let binding::InspectionVerdict::InStep { revision } = verdict {
+                        dispatcher.inspected(id, revision, began);
+                    }
+                }
+                else => std::future::pending().await,
             }
         }
-        std::future::pending().await
     });
 }
 

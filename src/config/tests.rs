@@ -259,7 +259,7 @@ fn contradictions_between_sections_are_found() {
     has(&problems, "Warning", &["sources.fast.token_file"]);
     has(&problems, "Warning", &["callbacks:", "local is on another host"]);
     has(&problems, "Warning", &["platforms.local.url", "plain text"]);
-    assert_eq!(problems.len(), 10, "{problems:#?}");
+    assert_eq!(problems.len(), 11, "{problems:#?}");
 }
 
 #[test]
@@ -277,6 +277,7 @@ fn numbers_that_cannot_work_are_refused() {
     let config = example("#max_bytes = 2147483648", "max_bytes = 1000")
         .replacen("#function_share = 0.25", "function_share = 1.5", 1)
         .replacen("#max_attempts_kept = 20", "max_attempts_kept = 0", 1)
+        .replacen("#inspect_every_s = 300", "inspect_every_s = 0", 1)
         .replacen("#max_concurrency = 512", "max_concurrency = 0", 1)
         .replacen("#drain_s = 20", "drain_s = 600", 1)
         .replacen("#level = \"info\"", "level = \"=loud=\"", 1)
@@ -289,6 +290,7 @@ fn numbers_that_cannot_work_are_refused() {
         "queue.function_share",
         "queue.dead_letter_reserve",
         "queue.max_attempts_kept",
+        "bindings.inspect_every_s",
         "dispatch.max_concurrency",
         "log.level",
         "sources.minio.bound.bytes",
@@ -436,6 +438,7 @@ fn the_example_holds_every_key_with_its_default() {
     hold::<queue::QueueConfig>("queue", take("queue"), &[]);
     hold::<admin::AdminConfig>("admin", take("admin"), &[]);
     hold::<callbacks::CallbacksConfig>("callbacks", take("callbacks"), &[]);
+    hold::<bindings::BindingsConfig>("bindings", take("bindings"), &[]);
     hold::<dispatch::DispatchConfig>("dispatch", take("dispatch"), &[]);
     hold::<log::LogConfig>("log", take("log"), &[]);
     assert!(sections.is_empty(), "sections that the code does not know: {:?}", sections.keys());

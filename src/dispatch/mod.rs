@@ -42,7 +42,7 @@ pub use self::custody::{Custodian, Custody};
 use self::{age::JumpGuard, lane::Lane};
 use crate::{
     domain::{
-        binding::Binding,
+        binding::{Binding, State},
         clock::{Clock, Timestamp},
         delivery::{Delivery, FunctionRef},
         entropy::Entropy,
@@ -135,8 +135,8 @@ struct Inner {
     parts: Parts,
     lanes: Mutex<BTreeMap<FunctionRef, Arc<Lane>>>,
     running: Mutex<HashMap<DeliveryId, (BindingId, FunctionRef)>>,
-    /// Inspections that found a binding in step: its revision, and when the inspection ended.
-    inspections: Mutex<HashMap<BindingId, (u64, Timestamp)>>,
+    /// The last inspection that found a binding in step.
+    inspections: Mutex<HashMap<BindingId, InStep>>,
     suspicions: mpsc::Sender<BindingId>,
     ages: JumpGuard,
     pump: Arc<Notify>,
@@ -145,6 +145,14 @@ struct Inner {
     tracker: TaskTracker,
     soft: CancellationToken,
     hard: CancellationToken,
+}
+
+/// An inspection that found a binding in step.
+#[derive(Debug, Clone, Copy)]
+struct InStep {
+    revision: u64,
+    began: Timestamp,
+    ended: Timestamp,
 }
 
 /// Says that an attempt owns a delivery, until it is dropped.
@@ -192,15 +200,36 @@ impl Dispatcher {
         self.inner.tracker.spawn(async move { dispatcher.first(submission).await });
     }
 
-    /// Notes that an inspection, ended now, found the binding in step at this revision.
-    pub fn inspected(&self, binding: BindingId, revision: u64) {
-        let now = self.inner.parts.clock.now();
+    /// Notes that an inspection, begun then and ended now, found the binding in step at this revision.
+    pub fn inspected(&self, binding: BindingId, revision: u64, began: Timestamp) {
+        let ended = self.inner.parts.clock.now();
         let mut inspections = lock(&self.inner.inspections);
         // A suspicion is rare; a map that grew this large is of bindings long forgotten.
         if inspections.len() > 10_000 {
             inspections.clear();
         }
-        inspections.insert(binding, (revision, now));
+        inspections.insert(binding, InStep { revision, began, ended });
+    }
+
+    /// Releases deliveries that nothing holds any more; how many. They became held a moment too late: after their
+    /// binding was well again, or gone (while we were away, for example). The pump makes dead letters of the latter.
+    pub async fn release_strays(&self) -> anyhow::Result<u64> {
+        let parts = &self.inner.parts;
+        let mut released = 0;
+        for id in parts.queue.held_bindings().await? {
+            let binding = parts.bindings.binding(id).await?;
+            if binding.is_none_or(|binding| matches!(binding.state, State::Armed | State::Active)) {
+                released += parts.queue.hold(id, false, parts.clock.now()).await?;
+            }
+        }
+        if released > 0 {
+            for backlog in parts.queue.backlog().await? {
+                if let Some(due) = backlog.earliest_due {
+                    self.lane(&backlog.function, 1).note_parked(due);
+                }
+            }
+        }
+        Ok(released)
     }
 
     /// Attempts that run now.

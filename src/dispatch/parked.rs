@@ -163,12 +163,11 @@ impl Dispatcher {
     /// Held: degraded and paused until the binding is well again, unbinding until the reconciler clears it.
     async fn hold_back(&self, delivery: &Delivery, now: Timestamp) -> Result<Fit, QueueError> {
         let held = self.put_off(delivery, now, true).await?;
-        // The binding may have become well, and its deliveries released, between our look and our write.
+        // The binding may have become well, or gone, and its deliveries released, between our look and our write.
         match self.inner.parts.bindings.binding(delivery.binding).await {
-            Ok(Some(binding)) if matches!(binding.state, State::Armed | State::Active) => {
-                self.put_off(delivery, now, false).await
-            }
-            _ => Ok(held),
+            Ok(Some(binding)) if !matches!(binding.state, State::Armed | State::Active) => Ok(held),
+            Ok(_) => self.put_off(delivery, now, false).await,
+            Err(_) => Ok(held),
         }
     }
 

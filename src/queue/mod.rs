@@ -294,6 +294,9 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// How many deliveries a binding has parked.
     async fn parked_of(&self, binding: BindingId) -> Result<u64, QueueError>;
 
+    /// The bindings that have deliveries held.
+    async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError>;
+
     /// Clears a binding's parked deliveries, except those that run now; how many.
     async fn dispose(
         &self,

@@ -115,6 +115,22 @@ pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Err
     backlog.collect()
 }
 
+/// From the index alone, and only up to each binding's first delivery that is held.
+pub(super) async fn held_bindings(pool: &SqlitePool) -> Result<Vec<BindingId>, sqlx::Error> {
+    let ids: Vec<Vec<u8>> = sqlx::query_scalar(
+        "WITH RECURSIVE found (id) AS ( \
+             SELECT MIN(binding) FROM delivery WHERE held = 1 \
+             UNION ALL SELECT (SELECT MIN(binding) FROM delivery WHERE binding > found.id AND held = 1) FROM found \
+             WHERE found.id IS NOT NULL) \
+         SELECT id FROM found WHERE id IS NOT NULL",
+    )
+    .fetch_all(pool)
+    .await?;
+    ids.iter()
+        .map(|id| BindingId::from_slice(id).map_err(|error| sqlx::Error::Decode(error.into())))
+        .collect()
+}
+
 pub(super) async fn parked_of(pool: &SqlitePool, binding: BindingId) -> Result<u64, sqlx::Error> {
     let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM delivery WHERE binding = ?1")
         .bind(&binding.as_bytes()[..])

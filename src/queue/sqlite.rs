@@ -237,6 +237,10 @@ impl Queue for SqliteQueue {
         self.count(Work::Hold { binding, held, now }).await
     }
 
+    async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError> {
+        read::held_bindings(self.readers()?).await.map_err(|error| failed("held_bindings", error))
+    }
+
     async fn parked_of(&self, binding: BindingId) -> Result<u64, QueueError> {
         read::parked_of(self.readers()?, binding).await.map_err(|error| failed("parked_of", error))
     }
