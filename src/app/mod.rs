@@ -42,7 +42,11 @@ use crate::{
     binding,
     config::Config,
     dispatch::{self, Dispatcher, callback::Callbacks},
-    domain::{clock::Clock, entropy::Entropy, ids::{BindingId, DeliveryId}},
+    domain::{
+        clock::Clock,
+        entropy::Entropy,
+        ids::{BindingId, DeliveryId},
+    },
     lifecycle::{Pulse, Stop, Workers, feed_watchdog, tell_systemd},
     queue::Queue,
     telemetry::{Chain, Metric, Recent, logging},

@@ -41,7 +41,8 @@
 //!
 //! **Not guaranteed.** MinIO has no condition on writing a configuration: an edit of somebody else's between our
 //! read and our write is lost. So it is written only when it differs, and rules of others that vanished are told in
-//! the log.
+//! the log. Daemons whose configs name different targets for one storage take each other's bucket rules for leftovers
+//! and overwrite them again and again.
 
 mod agenda;
 pub mod bucket_rules;

@@ -13,11 +13,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    StreamExt, TryStreamExt,
-    future::{BoxFuture, FutureExt},
-    stream::{self, FuturesUnordered},
-};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -45,8 +42,11 @@ const RULES_AT_ONCE: usize = 16;
 /// Buckets looked at at once.
 const BUCKETS_AT_ONCE: usize = 4;
 
-/// What comes in a burst is looked at together.
+/// What comes in a burst is looked at together: so long after its first sign,
 const GATHER: Duration = Duration::from_millis(10);
+
+/// and so long after the pass before.
+const REST: Duration = Duration::from_millis(100);
 
 pub(super) type BucketKey = (StorageName, String);
 
@@ -54,7 +54,8 @@ pub(super) type BucketKey = (StorageName, String);
 pub struct Reconciler {
     core: Arc<Core>,
     schedule: Schedule,
-    looks: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// Tasks, since a look may hold a connection that the next pass needs; they end with the reconciler.
+    looks: JoinSet<Ended>,
     /// Platforms with a look under way.
     busy: HashSet<String>,
     /// The last pass left something to be done when a look has ended.
@@ -106,12 +107,11 @@ impl Reconciler {
             relations: Arc::clone(&parts.relations),
             clock: Arc::clone(&parts.clock),
         };
-        let core =
-            Core { parts, settings, agenda, foreign: Mutex::default(), writers: Writers::default() };
+        let core = Core { parts, settings, agenda, foreign: Mutex::default(), writers: Writers::default() };
         let reconciler = Self {
             core: Arc::new(core),
             schedule: Schedule::default(),
-            looks: FuturesUnordered::new(),
+            looks: JoinSet::new(),
             busy: HashSet::new(),
             left_over: false,
             failures: 0,
@@ -133,7 +133,8 @@ impl Reconciler {
                 self.note_failure(&error);
             }
             let every = schedule::around(core.settings.look_every, core.parts.entropy.next());
-            let look_at = core.parts.clock.monotonic().saturating_add(every);
+            let begun_at = core.parts.clock.monotonic();
+            let look_at = begun_at.saturating_add(every);
             loop {
                 let now = core.parts.clock.monotonic();
                 let wait = match self.retry_at {
@@ -143,7 +144,7 @@ impl Reconciler {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    Some(ended) = self.looks.next() => {
+                    Some(ended) = ended(&mut self.looks) => {
                         if let Err(error) = self.finish(ended) {
                             self.note_failure(&error);
                         }
@@ -151,20 +152,19 @@ impl Reconciler {
                             break;
                         }
                     }
-                    () = core.agenda.woken() => {
-                        tokio::time::sleep(GATHER).await;
-                        break;
-                    }
+                    () = core.agenda.woken() => break,
                     () = tokio::time::sleep(wait.max(GATHER)) => break,
                 }
             }
+            let rested = core.parts.clock.monotonic().saturating_sub(begun_at);
+            tokio::time::sleep(REST.saturating_sub(rested).max(GATHER)).await;
         }
     }
 
     /// One pass over everything that is due, with all its looks.
     pub async fn pass(&mut self) -> Result<(), RelationsError> {
         let mut result = self.begin().await;
-        while let Some(ended) = self.looks.next().await {
+        while let Some(ended) = ended(&mut self.looks).await {
             result = result.and(self.finish(ended));
         }
         result
@@ -237,14 +237,16 @@ impl Reconciler {
 
     fn look(&mut self, platform: String, bindings: Vec<Binding>, suspects: Suspects, nodes: &Arc<Vec<Node>>) {
         let ids: Vec<BindingId> = bindings.iter().map(|binding| binding.id).collect();
-        ids.iter().for_each(|id| self.schedule.set_aside(*id));
+        for id in &ids {
+            self.schedule.set_aside(*id);
+        }
         self.busy.insert(platform.clone());
         let (core, nodes) = (Arc::clone(&self.core), Arc::clone(nodes));
         let look = async move {
             let result = core.look_at(bindings, suspects, nodes).await;
             Ended { platform, ids, result }
         };
-        self.looks.push(look.boxed());
+        self.looks.spawn(look);
     }
 
     fn finish(&mut self, ended: Ended) -> Result<(), RelationsError> {
@@ -435,6 +437,18 @@ fn whose_bucket(looked: &Result<Looked, Over>) -> Option<&Binding> {
         Ok(looked) if looked.rule.is_done() || looked.binding.state.matches() => Some(&looked.binding),
         Err(Over(binding, _)) if binding.state == State::Rejected => Some(binding),
         _ => None,
+    }
+}
+
+/// The next look that ends; its panic is ours. None when no look is under way.
+async fn ended(looks: &mut JoinSet<Ended>) -> Option<Ended> {
+    match looks.join_next().await? {
+        Ok(ended) => Some(ended),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the runtime cancels a look.
+            Err(_cancelled) => std::future::pending().await,
+        },
     }
 }
 

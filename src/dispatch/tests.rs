@@ -311,18 +311,20 @@ async fn what_became_held_a_moment_too_late_is_released() {
     assert!(is_safe(safe).await);
     let now = bench.dispatcher.inner.parts.clock.now();
     bench.queue.hold(bench.binding.id, true, now).await.unwrap();
-    bench.until("released and delivered", async || {
-        bench.dispatcher.release_strays().await.unwrap();
-        bench.parked().await == 0
-    })
-    .await;
+    bench
+        .until("released and delivered", async || {
+            bench.dispatcher.release_strays().await.unwrap();
+            bench.parked().await == 0
+        })
+        .await;
     assert!(bench.queue.dead_letter(id).await.unwrap().is_none());
     assert!(bench.queue.held_bindings().await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn an_inspection_from_before_the_damage_condemns_no_delivery() {
-    let mut bench = Bench::new([Act::Answer(Class::BindingBroken), Act::Answer(Class::BindingBroken)], 4).await;
+    let mut bench =
+        Bench::new([Act::Answer(Class::BindingBroken), Act::Answer(Class::BindingBroken)], 4).await;
     bench.dispatcher.inspected(
         bench.binding.id,
         bench.binding.revision,
@@ -333,7 +335,11 @@ async fn an_inspection_from_before_the_damage_condemns_no_delivery() {
     bench.until("delivered", async || bench.calls() == 3 && bench.parked().await == 0).await;
     assert!(bench.queue.dead_letter(id).await.unwrap().is_none());
     for _ in 0..2 {
-        assert_eq!(bench.suspected.try_recv().ok(), Some(bench.binding.id), "each answer calls for an inspection");
+        assert_eq!(
+            bench.suspected.try_recv().ok(),
+            Some(bench.binding.id),
+            "each answer calls for an inspection"
+        );
     }
 }
 

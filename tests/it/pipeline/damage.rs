@@ -56,7 +56,9 @@ fn fell(world: &World, reason: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn a_rule_deleted_on_the_platform_is_found_by_the_next_call_and_mended(ctx: Ctx) -> Result<()> {
+pub(crate) async fn a_rule_deleted_on_the_platform_is_found_by_the_next_call_and_mended(
+    ctx: Ctx,
+) -> Result<()> {
     let mut world = World::start(&ctx, &Plan::webhook(&noting("thumb", ""))).await?;
     let id = world.bind("photos", "thumb", &once()).await?;
     let rule = reqwest::Client::new().delete(format!("{}/rules/{id}", world.platform.url()));
@@ -150,13 +152,17 @@ fn rules_right_calls_refused() -> impl Fn(usize, &Recorded) -> Answer + Send + S
             }
             "GET" if rules.contains_key(&path) => answer(200, rules[&path].clone()),
             "DELETE" => Answer::status(204).unwrap(),
-            "POST" => answer(401, json!({"type": "/problems/bad-signature", "detail": "I do not believe you"})),
+            "POST" => {
+                answer(401, json!({"type": "/problems/bad-signature", "detail": "I do not believe you"}))
+            }
             _ => answer(404, json!({})),
         }
     }
 }
 
-pub(crate) async fn a_call_refused_though_the_rule_is_in_step_is_permanent_after_an_inspection(ctx: Ctx) -> Result<()> {
+pub(crate) async fn a_call_refused_though_the_rule_is_in_step_is_permanent_after_an_inspection(
+    ctx: Ctx,
+) -> Result<()> {
     let receiver = Receiver::start().await?;
     receiver.answer_by(rules_right_calls_refused());
     let mut plan = Plan::webhook(&noting("thumb", ""));
@@ -185,7 +191,9 @@ pub(crate) async fn a_call_refused_though_the_rule_is_in_step_is_permanent_after
     world.daemon.stop().await
 }
 
-pub(crate) async fn unbinding_makes_dead_letters_of_what_is_parked_or_forgets_it_when_asked(ctx: Ctx) -> Result<()> {
+pub(crate) async fn unbinding_makes_dead_letters_of_what_is_parked_or_forgets_it_when_asked(
+    ctx: Ctx,
+) -> Result<()> {
     let mut world = World::start(&ctx, &Plan::webhook(&noting("bad", "exit 3"))).await?;
     let retry = json!({"retry": {"max_attempts": 9, "first_wait_ms": 60_000, "max_wait_ms": 60_000}});
     for (round, query, letters) in [(0, "", 3), (1, "?pending=discard", 3), (2, "?pending=dead-letter", 6)] {
@@ -199,7 +207,8 @@ pub(crate) async fn unbinding_makes_dead_letters_of_what_is_parked_or_forgets_it
             failed.is_ok_and(|failed| failed >= 3.0 * f64::from(u32::try_from(round).unwrap() + 1))
         })
         .await?;
-        let (status, answer) = world.daemon.call(Method::DELETE, &format!("/v1/bindings/{id}{query}"), None).await?;
+        let (status, answer) =
+            world.daemon.call(Method::DELETE, &format!("/v1/bindings/{id}{query}"), None).await?;
         ensure!(status == StatusCode::ACCEPTED && answer["state"] == "unbinding", "{status} {answer}");
         world.daemon.wait_until_gone(&id).await?;
         let dead = world.daemon.dead_letters().await?;

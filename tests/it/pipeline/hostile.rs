@@ -37,9 +37,6 @@ const CASES: [(&str, &str, &str); 9] = [
     ("redirect", "is the platform's `url` right?", "permanent"),
 ];
 
-/// What a binding's functions may take.
-const TIMEOUT_MS: u64 = 500;
-
 /// The daemon in a debug build takes some 60 MiB; nine endless answers must not show.
 const MOST_KIB: u64 = 400 * 1024;
 
@@ -81,14 +78,13 @@ impl Zoo {
     }
 
     fn plan(&self) -> Plan {
-        let mut plan = Plan::webhook(&noting("good", ""));
-        for (case, ..) in CASES {
-            plan.extra += &format!(
+        let platforms = CASES.map(|(case, ..)| {
+            format!(
                 "[platforms.{case}]\ndriver = \"rules\"\nurl = \"{}\"\ntoken = \"token-for-{case}-platform\"\n",
                 self.receiver.url(&format!("/{case}"))
-            );
-        }
-        plan
+            )
+        });
+        Plan { extra: platforms.concat(), ..Plan::webhook(&noting("good", "")) }
     }
 }
 
@@ -109,9 +105,11 @@ fn keep_rule(rules: &mut BTreeMap<String, Value>, request: &Recorded) -> Answer 
 }
 
 fn wanted(case: &str) -> Value {
+    // Short only where it is what ends the call: on a busy machine others could run into it.
+    let timeout_ms = if matches!(case, "hang" | "drip") { 500 } else { 10_000 };
     json!({
         "bucket": "photos", "events": ["s3:ObjectCreated:*"], "platform": case, "function": "it",
-        "timeout_ms": TIMEOUT_MS, "retry": {"max_attempts": 50, "first_wait_ms": 200, "max_wait_ms": 400},
+        "timeout_ms": timeout_ms, "retry": {"max_attempts": 50, "first_wait_ms": 200, "max_wait_ms": 400},
     })
 }
 
@@ -134,7 +132,11 @@ pub(crate) async fn hostile_platforms_keep_their_own_bindings_pending_and_no_oth
     let began = Instant::now();
     world.bind("photos", "good", &json!({})).await?;
     println!("bound in {:?} beside hostile platforms", began.elapsed());
-    ensure!(began.elapsed() < Duration::from_secs(8), "a platform that hangs delayed it by {:?}", began.elapsed());
+    ensure!(
+        began.elapsed() < Duration::from_secs(8),
+        "a platform that hangs delayed it by {:?}",
+        began.elapsed()
+    );
 
     for (case, words, id) in &ids {
         eventually(&format!("{case} is shown"), SOON, async || {
@@ -162,7 +164,9 @@ pub(crate) async fn hostile_platforms_keep_their_own_bindings_pending_and_no_oth
 }
 
 #[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "it measures, and says what it found")]
-pub(crate) async fn functions_of_hostile_platforms_are_classified_and_delay_no_others(ctx: Ctx) -> Result<()> {
+pub(crate) async fn functions_of_hostile_platforms_are_classified_and_delay_no_others(
+    ctx: Ctx,
+) -> Result<()> {
     let zoo = Zoo::open().await?;
     zoo.tame.store(true, Ordering::SeqCst);
     let mut world = World::start(&ctx, &zoo.plan()).await?;
@@ -186,8 +190,7 @@ pub(crate) async fn functions_of_hostile_platforms_are_classified_and_delay_no_o
             let labels = [platform.as_str(), &format!("class=\"{class}\"")];
             let of_class = world.daemon.metric("triggerd_attempts_total", &labels).await?;
             let all = world.daemon.metric("triggerd_attempts_total", &labels[..1]).await?;
-            ensure!(of_class >= 20.0, "{of_class} of {all}");
-            ensure!((of_class - all).abs() < 0.5, "{of_class} of {all}");
+            ensure!(of_class >= 20.0 && (of_class - all).abs() < 0.5, "{of_class} of {all}");
             Ok(())
         })
         .await?;
