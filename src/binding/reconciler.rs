@@ -271,13 +271,12 @@ impl Reconciler {
 }
 
 impl World {
-    /// The rule's verdict, made worse by what was found in the bucket: now, or before and not mended yet.
+    /// The rule's verdict, made worse by what was found in the bucket: now, or before and not recorded as mended yet.
     fn verdict(&self, looked: &Looked) -> InspectionVerdict {
         let binding = &looked.binding;
         let bucket = self.buckets.get(&key(binding));
         let now = bucket.and_then(|bucket| bucket.damaged.get(&binding.id));
-        let still = bucket.is_some_and(|bucket| !bucket.found.is_done()) && binding.state == State::Degraded;
-        let before = binding.reason.as_ref().filter(|_| still);
+        let before = binding.reason.as_ref().filter(|_| binding.state == State::Degraded);
         match (&looked.verdict, now.or(before)) {
             (InspectionVerdict::InStep { .. }, Some(reason)) => {
                 InspectionVerdict::Damaged { reason: reason.clone() }

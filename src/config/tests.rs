@@ -259,7 +259,7 @@ fn contradictions_between_sections_are_found() {
     has(&problems, "Warning", &["sources.fast.token_file"]);
     has(&problems, "Warning", &["callbacks:", "local is on another host"]);
     has(&problems, "Warning", &["platforms.local.url", "plain text"]);
-    assert_eq!(problems.len(), 11, "{problems:#?}");
+    assert_eq!(problems.len(), 10, "{problems:#?}");
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn numbers_that_cannot_work_are_refused() {
         has(&problems, "Error", &[&format!("{place}:")]);
     }
     has(&problems, "Warning", &["dispatch.drain_s"]);
-    assert_eq!(problems.len(), 10, "{problems:#?}");
+    assert_eq!(problems.len(), 11, "{problems:#?}");
 }
 
 #[test]
