@@ -10,12 +10,14 @@ use crate::{
     bucket::S3Buckets,
     catalog::{Catalog, CatalogOptions},
     config::{Config, platforms::DriverKind},
+    dispatch::Dispatcher,
     domain::{clock::Clock, entropy::Entropy, event::StorageName},
     lifecycle::Workers,
     mirror::{Authority, Mirror, MirrorHandle, MirrorOptions, MirrorParts, Start},
     platform::{Driver, rules::RulesDriver},
     queue::{QueueOptions, SqliteQueue, StateDirLock, Writer, lock_state_dir},
     relations::{MySqlOptions, MySqlRelations, Relations, RelationsError, Role, SqliteRelations},
+    telemetry::Chain,
 };
 
 /// How often it is looked whether the catalog moved on, to wake the reconciler.
@@ -75,6 +77,7 @@ impl Foundation {
         &mut self,
         back: &mut Workers,
         reconciler: &binding::Handle,
+        dispatcher: &Dispatcher,
         stop: &CancellationToken,
     ) {
         let Some((writer, mirror)) = self.workers.take() else { return };
@@ -85,19 +88,29 @@ impl Foundation {
         let following = stop.clone();
         back.spawn("the mirror", async move { Ok(mirror.run(following).await?) });
         let (mirror, reconciler, stop) = (self.mirror.clone(), reconciler.clone(), stop.clone());
-        back.spawn("what wakes the reconciler", async move {
-            let mut woken = 0;
+        let dispatcher = dispatcher.clone();
+        back.spawn("what follows the bindings", async move {
+            let (mut woken, mut released) = (None, None);
             loop {
-                let revision = mirror.status().revision;
+                let status = mirror.status();
+                let revision = Some(status.revision);
                 if revision != woken {
                     woken = revision;
                     reconciler.wake();
                 }
+                // Whoever mended a binding released its deliveries where it runs; here they are released now.
+                if revision != released && status.start.is_some() {
+                    match dispatcher.release_strays().await {
+                        Ok(_) => released = revision,
+                        Err(error) => tracing::error!(error = %Chain(&error), "held deliveries wait"),
+                    }
+                }
                 tokio::select! {
                     () = tokio::time::sleep(WAKE_EVERY) => (),
-                    () = stop.cancelled() => return Ok(()),
+                    () = stop.cancelled() => break,
                 }
             }
+            Ok(())
         });
     }
 
@@ -170,7 +183,7 @@ async fn refuse_misfit(shared: &MySqlRelations) -> anyhow::Result<()> {
         Err(error @ (RelationsError::Newer { .. } | RelationsError::NotMigrated { .. })) => Err(error.into()),
         Err(error) => {
             tracing::warn!(
-                error = %crate::telemetry::Chain(&error),
+                error = %Chain(&error),
                 "the relations database cannot be used now; bindings cannot be changed until it can"
             );
             Ok(())

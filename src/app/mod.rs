@@ -15,7 +15,7 @@ mod ports;
 mod probes;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +24,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use sd_notify::NotifyState;
 use tokio::{net::TcpListener, time::timeout};
@@ -41,7 +42,11 @@ use crate::{
     binding,
     config::Config,
     dispatch::{self, Dispatcher, callback::Callbacks},
-    domain::{clock::Clock, entropy::Entropy, ids::DeliveryId},
+    domain::{
+        clock::Clock,
+        entropy::Entropy,
+        ids::{BindingId, DeliveryId},
+    },
     lifecycle::{Pulse, Stop, Workers, feed_watchdog, tell_systemd},
     queue::Queue,
     telemetry::{Chain, Metric, Recent, logging},
@@ -145,9 +150,14 @@ impl Daemon {
                 clock: Arc::clone(&foundation.clock),
                 entropy: Arc::clone(&foundation.entropy),
             },
-            binding::Settings { callback_url: Some(base_url), ..binding::Settings::new(&config.node.name) },
+            binding::Settings {
+                callback_url: Some(base_url),
+                inspect_every: config.bindings.inspect_every(),
+                ..binding::Settings::new(&config.node.name)
+            },
         );
-        spawn_suspicions(&mut back, suspected, (handle.clone(), dispatcher.clone()), back_stop.clone());
+        let dispatching = (handle.clone(), dispatcher.clone(), Arc::clone(&foundation.clock));
+        spawn_suspicions(&mut back, suspected, dispatching, back_stop.clone());
         spawn_upkeep(&mut back, metrics.clone(), back_stop.clone());
 
         let pulses = pulses(&foundation.clock);
@@ -158,7 +168,7 @@ impl Daemon {
             reconciler.run(reconciling).await;
             Ok(())
         });
-        foundation.spawn(&mut back, &handle, &back_stop);
+        foundation.spawn(&mut back, &handle, &dispatcher, &back_stop);
 
         let mut front =
             Front::build(&config, &foundation, &dispatcher, Arc::clone(&recent), pulses[1].clone()).await?;
@@ -301,28 +311,33 @@ fn spawn_pump(back: &mut Workers, foundation: &Foundation, pump: Dispatcher, bea
     });
 }
 
-/// Has the reconciler inspect what dispatch grows suspicious of, and reports.
+/// Has the reconciler inspect what dispatch grows suspicious of, and reports. Bindings are inspected side by side, each
+/// once at a time: what is suspected again meanwhile is suspected once more by its next attempt.
 fn spawn_suspicions(
     back: &mut Workers,
-    mut suspected: tokio::sync::mpsc::Receiver<crate::domain::ids::BindingId>,
-    (handle, dispatcher): (binding::Handle, Dispatcher),
+    mut suspected: tokio::sync::mpsc::Receiver<BindingId>,
+    (handle, dispatcher, clock): (binding::Handle, Dispatcher, Arc<dyn Clock>),
     stop: CancellationToken,
 ) {
     back.spawn("inspections on suspicion", async move {
-        let inspections = async {
-            while let Some(id) = suspected.recv().await {
-                if let binding::InspectionVerdict::InStep { revision } = handle.inspect_now(id).await {
-                    dispatcher.inspected(id, revision);
+        let (mut asked, mut inspections) = (HashSet::new(), FuturesUnordered::new());
+        loop {
+            tokio::select! {
+                Some(id) = suspected.recv() => {
+                    if asked.insert(id) {
+                        let (handle, began) = (&handle, clock.now());
+                        inspections.push(async move { (id, began, handle.inspect_now(id).await) });
+                    }
                 }
+                Some((id, began, verdict)) = inspections.next() => {
+                    asked.remove(&id);
+                    if let binding::InspectionVerdict::InStep { revision } = verdict {
+                        dispatcher.inspected(id, revision, began);
+                    }
+                }
+                () = stop.cancelled() => return Ok(()),
             }
-            // Dispatch is gone, so nothing grows suspicious any more; that alone is no reason to end.
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = inspections => (),
-            () = stop.cancelled() => (),
         }
-        Ok(())
     });
 }
 

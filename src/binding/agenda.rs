@@ -14,6 +14,9 @@ use crate::domain::ids::BindingId;
 /// Most bindings of each kind that are remembered.
 const MAX: usize = 10_000;
 
+/// Who waits for an inspection of which binding.
+pub(super) type Suspects = HashMap<BindingId, Vec<oneshot::Sender<InspectionVerdict>>>;
+
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     wanted: Mutex<Wanted>,
@@ -25,8 +28,8 @@ pub(super) struct Agenda {
 pub(super) struct Wanted {
     /// Bindings to be looked at now.
     pub(super) ids: HashSet<BindingId>,
-    /// Who waits for an inspection of which binding.
-    pub(super) suspects: HashMap<BindingId, Vec<oneshot::Sender<InspectionVerdict>>>,
+    /// Who waits for an inspection.
+    pub(super) suspects: Suspects,
     confirmed: HashSet<BindingId>,
 }
 
@@ -87,9 +90,13 @@ impl Agenda {
         }
     }
 
-    /// Gives back what a failed pass did not do, for the next one; wakes nobody.
-    pub(super) fn put_back(&self, ids: HashSet<BindingId>) {
-        self.lock().ids.extend(ids);
+    /// Gives back what a pass did not do, for the next one; wakes nobody.
+    pub(super) fn put_back(&self, ids: HashSet<BindingId>, suspects: Suspects) {
+        let mut wanted = self.lock();
+        wanted.ids.extend(ids);
+        for (id, waiting) in suspects {
+            wanted.suspects.entry(id).or_default().extend(waiting);
+        }
     }
 
     /// Ends when something was asked for since it last ended.

@@ -1,6 +1,9 @@
 //! The storage's half of all bindings of one bucket: its notification configuration.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     Storage, bucket_rules,
@@ -29,6 +32,19 @@ pub(super) struct BucketLooked {
     pub(super) gone: bool,
     /// Bindings that were found to have lost their rules in the bucket, and how.
     pub(super) damaged: HashMap<BindingId, String>,
+}
+
+/// Which buckets this daemon is writing: the looks of several platforms may come to the same one, and wait for each
+/// other before they ask for the lock that all daemons share.
+#[derive(Debug, Default)]
+pub(super) struct Writers(Mutex<HashMap<BucketKey, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Writers {
+    fn of(&self, key: &BucketKey) -> Arc<tokio::sync::Mutex<()>> {
+        let mut writers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        writers.retain(|_, writer| Arc::strong_count(writer) > 1);
+        Arc::clone(writers.entry(key.clone()).or_default())
+    }
 }
 
 impl Core {
@@ -112,6 +128,8 @@ impl Core {
     /// Reads, writes and reads back under the lock. What is needed is read anew: a binding that another daemon has
     /// provided for since our snapshot is in it, because it was in the relations first.
     async fn write(&self, key: &BucketKey, storage: &Storage) -> Result<Found, RelationsError> {
+        let writer = self.writers.of(key);
+        let _turn = writer.lock().await;
         let Some(_lock) = self.parts.relations.lock_bucket(key.0.as_str(), &key.1).await? else {
             return Ok(Found::Waiting(format!("another daemon is writing the rules of bucket `{}`", key.1)));
         };

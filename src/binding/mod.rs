@@ -32,6 +32,8 @@
 //! 4. When every registered daemon has seen that it goes, the row goes: the last thing, so that a crash at any point
 //!    leaves a row in `unbinding` whose steps are all repeated.
 //!
+//! **Each platform by itself.** A platform that hangs keeps the reconciler from its own bindings only ([`reconciler`]).
+//!
 //! **Several daemons** run this at once, each for all bindings. They meet in the platform (idempotent), in the lock
 //! of the bucket's configuration, and in the relations, which record only what was found at the revision that was
 //! looked at. What a bucket needs is read anew under its lock: a binding that another daemon has already provided
@@ -39,7 +41,8 @@
 //!
 //! **Not guaranteed.** MinIO has no condition on writing a configuration: an edit of somebody else's between our
 //! read and our write is lost. So it is written only when it differs, and rules of others that vanished are told in
-//! the log.
+//! the log. Daemons whose configs name different targets for one storage take each other's bucket rules for leftovers
+//! and overwrite them again and again.
 
 mod agenda;
 pub mod bucket_rules;

@@ -1,9 +1,11 @@
 //! The loop and its passes.
 //!
-//! A pass: read everything that is wanted; look at the rules of the bindings that are due (several at once; a
-//! platform that does not answer is asked once a pass); look at the buckets of those bindings, each once; conclude
-//! for each binding, and record it if the binding is still as it was. Whoever waits for an inspection is answered
-//! at the end, or told `Unknown` when the pass ends before.
+//! A pass reads everything that is wanted and sorts the bindings that are due by their platform. Each platform gets a
+//! *look* of its own, which goes on while the loop waits for the next pass: it looks at the rules (several at once; a
+//! platform that does not answer is asked once a look), then at the buckets of those bindings, each once, concludes for
+//! each binding, and records it if the binding is still as it was. A platform has one look at a time, and what comes
+//! due meanwhile waits for its end: so a platform that hangs delays its own bindings and no others. Whoever waits for
+//! an inspection is answered at the look's end, or told `Unknown` when the look fails.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,12 +14,13 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Handle, InspectionVerdict, Parts, Settings,
-    agenda::{Agenda, Wanted as Asked},
-    bucket_step::BucketLooked,
+    agenda::{Agenda, Suspects},
+    bucket_step::{BucketLooked, Writers},
     decide::{self, Findings, Found},
     rule_step::{Away, Looked, Over},
     schedule::{self, Left, Pace, Schedule},
@@ -39,16 +42,34 @@ const RULES_AT_ONCE: usize = 16;
 /// Buckets looked at at once.
 const BUCKETS_AT_ONCE: usize = 4;
 
-/// What comes in a burst is looked at together.
+/// What comes in a burst is looked at together: so long after its first sign,
 const GATHER: Duration = Duration::from_millis(10);
+
+/// and so long after the pass before.
+const REST: Duration = Duration::from_millis(100);
 
 pub(super) type BucketKey = (StorageName, String);
 
 /// Makes what is, what is wanted.
-#[derive(Debug)]
 pub struct Reconciler {
-    core: Core,
+    core: Arc<Core>,
     schedule: Schedule,
+    /// Tasks, since a look may hold a connection that the next pass needs; they end with the reconciler.
+    looks: JoinSet<Ended>,
+    /// Platforms with a look under way.
+    busy: HashSet<String>,
+    /// The last pass left something to be done when a look has ended.
+    left_over: bool,
+    /// Passes or looks that failed since the last that did not.
+    failures: u32,
+    /// After a failure: when the timer makes the next pass, on the monotonic clock.
+    retry_at: Option<Duration>,
+}
+
+impl std::fmt::Debug for Reconciler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reconciler").field("busy", &self.busy).finish_non_exhaustive()
+    }
 }
 
 /// What every step works with.
@@ -59,11 +80,21 @@ pub(super) struct Core {
     pub(super) agenda: Arc<Agenda>,
     /// The rules of others that were last seen in each bucket.
     pub(super) foreign: Mutex<HashMap<BucketKey, Vec<BucketRule>>>,
+    /// Which buckets this daemon is writing.
+    pub(super) writers: Writers,
 }
 
-/// What one pass knows of the world.
+/// A look that has ended.
+struct Ended {
+    platform: String,
+    /// Which bindings it was about.
+    ids: Vec<BindingId>,
+    result: Result<Vec<Over>, RelationsError>,
+}
+
+/// What one look knows of the world.
 struct World {
-    nodes: Vec<Node>,
+    nodes: Arc<Vec<Node>>,
     buckets: HashMap<BucketKey, BucketLooked>,
 }
 
@@ -76,132 +107,176 @@ impl Reconciler {
             relations: Arc::clone(&parts.relations),
             clock: Arc::clone(&parts.clock),
         };
-        let core = Core { parts, settings, agenda, foreign: Mutex::default() };
-        (Self { core, schedule: Schedule::default() }, handle)
+        let core = Core { parts, settings, agenda, foreign: Mutex::default(), writers: Writers::default() };
+        let reconciler = Self {
+            core: Arc::new(core),
+            schedule: Schedule::default(),
+            looks: JoinSet::new(),
+            busy: HashSet::new(),
+            left_over: false,
+            failures: 0,
+            retry_at: None,
+        };
+        (reconciler, handle)
     }
 
     /// Makes passes, when woken and by its timer, until it is stopped. Stopping it at any point is safe.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut failures = 0_u32;
+        let core = Arc::clone(&self.core);
         loop {
-            let pass = tokio::select! {
+            let begun = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                pass = self.pass() => pass,
+                begun = self.begin() => begun,
             };
-            let entropy = self.core.parts.entropy.next();
-            let mut wait = schedule::around(self.core.settings.look_every, entropy);
-            match pass {
-                Ok(()) => {
-                    failures = 0;
-                    wait = self.schedule.wait(self.core.parts.clock.monotonic(), wait);
-                }
-                Err(error) => {
-                    if failures == 0 {
-                        tracing::warn!(error = %Chain(&error), "bindings cannot be reconciled; trying again");
+            if let Err(error) = begun {
+                self.note_failure(&error);
+            }
+            let every = schedule::around(core.settings.look_every, core.parts.entropy.next());
+            let begun_at = core.parts.clock.monotonic();
+            let look_at = begun_at.saturating_add(every);
+            loop {
+                let now = core.parts.clock.monotonic();
+                let wait = match self.retry_at {
+                    Some(at) => at.saturating_sub(now),
+                    None => self.schedule.wait(now, look_at.saturating_sub(now)),
+                };
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    Some(ended) = ended(&mut self.looks) => {
+                        if let Err(error) = self.finish(ended) {
+                            self.note_failure(&error);
+                        }
+                        if self.left_over {
+                            break;
+                        }
                     }
-                    wait = wait.min(Duration::from_secs(1) * 2_u32.pow(failures.min(5)));
-                    failures = failures.saturating_add(1);
+                    () = core.agenda.woken() => break,
+                    () = tokio::time::sleep(wait.max(GATHER)) => break,
                 }
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.core.agenda.woken() => tokio::time::sleep(GATHER).await,
-                () = tokio::time::sleep(wait.max(GATHER)) => {}
-            }
+            let rested = core.parts.clock.monotonic().saturating_sub(begun_at);
+            tokio::time::sleep(REST.saturating_sub(rested).max(GATHER)).await;
         }
     }
 
-    /// One pass over everything that is due.
+    /// One pass over everything that is due, with all its looks.
     pub async fn pass(&mut self) -> Result<(), RelationsError> {
-        let asked = self.core.agenda.take();
-        let result = self.look_at(&asked).await;
-        let mut verdicts = match result {
-            Ok(verdicts) => verdicts,
+        let mut result = self.begin().await;
+        while let Some(ended) = ended(&mut self.looks).await {
+            result = result.and(self.finish(ended));
+        }
+        result
+    }
+
+    fn note_failure(&mut self, error: &RelationsError) {
+        if self.failures == 0 {
+            tracing::warn!(error = %Chain(error), "bindings cannot be reconciled; trying again");
+        }
+        let wait = Duration::from_secs(1) * 2_u32.pow(self.failures.min(5));
+        self.retry_at = Some(self.core.parts.clock.monotonic().saturating_add(wait));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Begins a look for each platform that has something due and no look under way.
+    async fn begin(&mut self) -> Result<(), RelationsError> {
+        Metric::ReconcilerPasses.count(&[]);
+        self.retry_at = None;
+        let mut asked = self.core.agenda.take();
+        let read = async {
+            let relations = &self.core.parts.relations;
+            Ok((relations.snapshot().await?.bindings, Arc::new(relations.nodes().await?)))
+        };
+        let (all, nodes) = match read.await {
+            Ok(read) => read,
             Err(error) => {
-                self.core.agenda.put_back(asked.ids);
+                // Those who wait for an inspection are told that nobody can tell.
+                self.core.agenda.put_back(asked.ids, Suspects::new());
                 return Err(error);
             }
         };
-        for (id, waiting) in asked.suspects {
-            let verdict = verdicts.remove(&id).unwrap_or(InspectionVerdict::Unknown);
-            for sender in waiting {
-                // Who asked may have gone.
-                drop(sender.send(verdict.clone()));
+        count_states(&all);
+        self.schedule.keep(&all);
+        let now = self.core.parts.clock.monotonic();
+        self.left_over = false;
+        let mut due: HashMap<String, Vec<Binding>> = HashMap::new();
+        let mut later = (HashSet::new(), Suspects::new());
+        for binding in all {
+            let suspects = asked.suspects.remove(&binding.id);
+            let is_asked = asked.ids.contains(&binding.id) || suspects.is_some();
+            let platform = &binding.spec.function.platform;
+            if !is_asked && !self.schedule.is_due(&binding, now) {
+                continue;
             }
+            if self.busy.contains(platform) {
+                self.left_over = true;
+                later.0.extend(is_asked.then_some(binding.id));
+                later.1.extend(suspects.map(|suspects| (binding.id, suspects)));
+                continue;
+            }
+            if let Some(suspects) = suspects {
+                asked.suspects.insert(binding.id, suspects);
+            }
+            due.entry(platform.clone()).or_default().push(binding);
+        }
+        self.core.agenda.put_back(later.0, later.1);
+        for (platform, bindings) in due {
+            let of_these = bindings.iter().filter_map(|binding| {
+                asked.suspects.remove(&binding.id).map(|suspects| (binding.id, suspects))
+            });
+            let suspects = of_these.collect();
+            self.look(platform, bindings, suspects, &nodes);
+        }
+        answer(asked.suspects, |_| Some(InspectionVerdict::Gone));
+        if self.looks.is_empty() {
+            self.failures = 0;
         }
         Ok(())
     }
 
-    async fn look_at(
-        &mut self,
-        asked: &Asked,
-    ) -> Result<HashMap<BindingId, InspectionVerdict>, RelationsError> {
-        let all = self.core.parts.relations.snapshot().await?.bindings;
-        let nodes = self.core.parts.relations.nodes().await?;
-        count_states(&all);
-        self.schedule.keep(&all);
+    fn look(&mut self, platform: String, bindings: Vec<Binding>, suspects: Suspects, nodes: &Arc<Vec<Node>>) {
+        let ids: Vec<BindingId> = bindings.iter().map(|binding| binding.id).collect();
+        for id in &ids {
+            self.schedule.set_aside(*id);
+        }
+        self.busy.insert(platform.clone());
+        let (core, nodes) = (Arc::clone(&self.core), Arc::clone(nodes));
+        let look = async move {
+            let result = core.look_at(bindings, suspects, nodes).await;
+            Ended { platform, ids, result }
+        };
+        self.looks.spawn(look);
+    }
+
+    fn finish(&mut self, ended: Ended) -> Result<(), RelationsError> {
+        self.busy.remove(&ended.platform);
         let now = self.core.parts.clock.monotonic();
-        let is_due = |binding: &&Binding| {
-            let asked = asked.ids.contains(&binding.id) || asked.suspects.contains_key(&binding.id);
-            asked || self.schedule.is_due(binding, now)
-        };
-        let due: Vec<Binding> = all.iter().filter(is_due).cloned().collect();
-        let (present, absent): (Vec<_>, Vec<_>) =
-            due.into_iter().partition(|binding| binding.wanted == Wanted::Present);
-
-        let away = Away::default();
-        let (core, away) = (&self.core, &away);
-        let (rejected, present): (Vec<_>, Vec<_>) =
-            present.into_iter().partition(|binding| binding.state == State::Rejected);
-        let looked: Vec<Result<Looked, Over>> = stream::iter(present)
-            .map(|binding| core.look_at_rule(binding, away))
-            .buffer_unordered(RULES_AT_ONCE)
-            .try_collect()
-            .await?;
-        let bound = looked.iter().filter_map(whose_bucket);
-        let keys: HashSet<BucketKey> = bound.chain(&rejected).chain(&absent).map(key).collect();
-        let buckets = core.look_at_buckets(keys).await?;
-        let world = World { nodes, buckets };
-
-        let gone = |id: &&BindingId| {
-            !all.iter().any(|binding| binding.id == **id && binding.wanted == Wanted::Present)
-        };
-        let mut verdicts: HashMap<_, _> =
-            asked.suspects.keys().filter(gone).map(|id| (*id, InspectionVerdict::Gone)).collect();
-        let mut left: Vec<_> = rejected.into_iter().map(|binding| Over(binding, Left::Settled)).collect();
-        for looked in looked {
-            match looked {
-                Ok(looked) => {
-                    let (id, verdict) = (looked.binding.id, world.verdict(&looked));
-                    left.push(core.conclude(looked, &world).await?);
-                    verdicts.insert(id, verdict);
+        match ended.result {
+            Ok(left) => {
+                self.failures = 0;
+                for Over(binding, how) in left {
+                    let entropy = self.core.parts.entropy.next();
+                    let pace = Pace { inspect_every: self.core.settings.inspect_every, entropy };
+                    self.schedule.note(&binding, how, now, pace);
                 }
-                Err(over) => left.push(over),
+                Ok(())
+            }
+            Err(error) => {
+                self.core.agenda.put_back(ended.ids.into_iter().collect(), Suspects::new());
+                Err(error)
             }
         }
-        for binding in absent {
-            let bucket = world.buckets.get(&key(&binding));
-            let how = core.take_back(&binding, bucket, &world.nodes, away).await?;
-            left.push(Over(binding, how));
-        }
-        for Over(binding, how) in left {
-            let pace =
-                Pace { inspect_every: core.settings.inspect_every, entropy: core.parts.entropy.next() };
-            self.schedule.note(&binding, how, now, pace);
-        }
-        Ok(verdicts)
     }
 }
 
 impl World {
-    /// The rule's verdict, made worse by what was found in the bucket: now, or before and not mended yet.
+    /// The rule's verdict, made worse by what was found in the bucket: now, or before and not recorded as mended yet.
     fn verdict(&self, looked: &Looked) -> InspectionVerdict {
         let binding = &looked.binding;
         let bucket = self.buckets.get(&key(binding));
         let now = bucket.and_then(|bucket| bucket.damaged.get(&binding.id));
-        let still = bucket.is_some_and(|bucket| !bucket.found.is_done()) && binding.state == State::Degraded;
-        let before = binding.reason.as_ref().filter(|_| still);
+        let before = binding.reason.as_ref().filter(|_| binding.state == State::Degraded);
         match (&looked.verdict, now.or(before)) {
             (InspectionVerdict::InStep { .. }, Some(reason)) => {
                 InspectionVerdict::Damaged { reason: reason.clone() }
@@ -212,6 +287,49 @@ impl World {
 }
 
 impl Core {
+    /// A look at bindings of one platform, to its end.
+    async fn look_at(
+        &self,
+        due: Vec<Binding>,
+        suspects: Suspects,
+        nodes: Arc<Vec<Node>>,
+    ) -> Result<Vec<Over>, RelationsError> {
+        let (present, absent): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|binding| binding.wanted == Wanted::Present);
+        let mut verdicts: HashMap<_, _> =
+            absent.iter().map(|binding| (binding.id, InspectionVerdict::Gone)).collect();
+        let (rejected, present): (Vec<_>, Vec<_>) =
+            present.into_iter().partition(|binding| binding.state == State::Rejected);
+        let away = &Away::default();
+        let looked: Vec<Result<Looked, Over>> = stream::iter(present)
+            .map(|binding| self.look_at_rule(binding, away))
+            .buffer_unordered(RULES_AT_ONCE)
+            .try_collect()
+            .await?;
+        let bound = looked.iter().filter_map(whose_bucket);
+        let keys: HashSet<BucketKey> = bound.chain(&rejected).chain(&absent).map(key).collect();
+        let buckets = self.look_at_buckets(keys).await?;
+        let world = World { nodes, buckets };
+
+        let mut left: Vec<_> = rejected.into_iter().map(|binding| Over(binding, Left::Settled)).collect();
+        for looked in looked {
+            match looked {
+                Ok(looked) => {
+                    verdicts.insert(looked.binding.id, world.verdict(&looked));
+                    left.push(self.conclude(looked, &world).await?);
+                }
+                Err(over) => left.push(over),
+            }
+        }
+        for binding in absent {
+            let bucket = world.buckets.get(&key(&binding));
+            let how = self.take_back(&binding, bucket, &world.nodes, away).await?;
+            left.push(Over(binding, how));
+        }
+        answer(suspects, |id| verdicts.remove(&id));
+        Ok(left)
+    }
+
     /// Looks at each of these buckets once, with the bindings as they are now: what was rejected since the pass
     /// began needs nothing any more.
     async fn look_at_buckets(
@@ -318,6 +436,29 @@ fn whose_bucket(looked: &Result<Looked, Over>) -> Option<&Binding> {
         Ok(looked) if looked.rule.is_done() || looked.binding.state.matches() => Some(&looked.binding),
         Err(Over(binding, _)) if binding.state == State::Rejected => Some(binding),
         _ => None,
+    }
+}
+
+/// The next look that ends; its panic is ours. None when no look is under way.
+async fn ended(looks: &mut JoinSet<Ended>) -> Option<Ended> {
+    match looks.join_next().await? {
+        Ok(ended) => Some(ended),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the runtime cancels a look.
+            Err(_cancelled) => std::future::pending().await,
+        },
+    }
+}
+
+/// Tells those who wait for an inspection; by the silence of a dropped sender, that nobody can tell.
+fn answer(suspects: Suspects, mut verdict: impl FnMut(BindingId) -> Option<InspectionVerdict>) {
+    for (id, waiting) in suspects {
+        let Some(verdict) = verdict(id) else { continue };
+        for sender in waiting {
+            // Who asked may have gone.
+            drop(sender.send(verdict.clone()));
+        }
     }
 }
 

@@ -67,6 +67,13 @@ impl Schedule {
         self.0.insert(binding.id, entry);
     }
 
+    /// Notes that a look at the binding is under way: it is not due until [`Self::note`] says how it was left.
+    pub(super) fn set_aside(&mut self, id: BindingId) {
+        if let Some(entry) = self.0.get_mut(&id) {
+            entry.due = Duration::MAX;
+        }
+    }
+
     /// Forgets what is not among these.
     pub(super) fn keep(&mut self, bindings: &[Binding]) {
         if self.0.len() > bindings.len() {

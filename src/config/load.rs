@@ -27,7 +27,7 @@ use super::{
     validate,
 };
 
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "node",
     "relations",
     "queue",
@@ -36,6 +36,7 @@ const SECTIONS: [&str; 10] = [
     "storages",
     "sources",
     "platforms",
+    "bindings",
     "dispatch",
     "log",
 ];
@@ -75,6 +76,7 @@ pub fn load(inputs: &Inputs) -> Loaded {
         storages: reader.named("storages", Reader::read),
         sources: reader.named("sources", Reader::read_source),
         platforms: reader.named("platforms", Reader::read),
+        bindings: reader.section("bindings"),
         dispatch: reader.section("dispatch"),
         log: reader.section("log"),
     };

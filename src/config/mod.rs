@@ -9,6 +9,7 @@
 //! can live with. Not here: whether what is named is there and answers, which is `triggerd check`.
 
 pub mod admin;
+pub mod bindings;
 pub mod callbacks;
 pub mod dispatch;
 mod inputs;
@@ -54,6 +55,8 @@ pub struct Config {
     pub sources: BTreeMap<String, sources::SourceConfig>,
     /// `[platforms.NAME]`.
     pub platforms: BTreeMap<String, platforms::PlatformConfig>,
+    /// `[bindings]`.
+    pub bindings: bindings::BindingsConfig,
     /// `[dispatch]`.
     pub dispatch: dispatch::DispatchConfig,
     /// `[log]`.

@@ -278,6 +278,7 @@ fn numbers_that_cannot_work_are_refused() {
     let config = example("#max_bytes = 2147483648", "max_bytes = 1000")
         .replacen("#function_share = 0.25", "function_share = 1.5", 1)
         .replacen("#max_attempts_kept = 20", "max_attempts_kept = 0", 1)
+        .replacen("#inspect_every_s = 300", "inspect_every_s = 0", 1)
         .replacen("#max_concurrency = 512", "max_concurrency = 0", 1)
         .replacen("#drain_s = 20", "drain_s = 600", 1)
         .replacen("#level = \"info\"", "level = \"=loud=\"", 1)
@@ -290,6 +291,7 @@ fn numbers_that_cannot_work_are_refused() {
         "queue.function_share",
         "queue.dead_letter_reserve",
         "queue.max_attempts_kept",
+        "bindings.inspect_every_s",
         "dispatch.max_concurrency",
         "log.level",
         "sources.minio.bound.bytes",
@@ -299,7 +301,7 @@ fn numbers_that_cannot_work_are_refused() {
         has(&problems, "Error", &[&format!("{place}:")]);
     }
     has(&problems, "Warning", &["dispatch.drain_s"]);
-    assert_eq!(problems.len(), 10, "{problems:#?}");
+    assert_eq!(problems.len(), 11, "{problems:#?}");
 }
 
 #[test]
@@ -437,6 +439,7 @@ fn the_example_holds_every_key_with_its_default() {
     hold::<queue::QueueConfig>("queue", take("queue"), &[]);
     hold::<admin::AdminConfig>("admin", take("admin"), &[]);
     hold::<callbacks::CallbacksConfig>("callbacks", take("callbacks"), &[]);
+    hold::<bindings::BindingsConfig>("bindings", take("bindings"), &[]);
     hold::<dispatch::DispatchConfig>("dispatch", take("dispatch"), &[]);
     hold::<log::LogConfig>("log", take("log"), &[]);
     assert!(sections.is_empty(), "sections that the code does not know: {:?}", sections.keys());

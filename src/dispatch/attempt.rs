@@ -53,7 +53,7 @@ impl Dispatcher {
         if outcome.class != Class::Interrupted {
             self.lane(&delivery.function, binding.spec.concurrency).note_pace(took);
         }
-        let verdict = self.verdict(binding, delivery, &outcome, at);
+        let verdict = self.verdict(binding, delivery, &outcome, at).await;
         if outcome.class == Class::BindingBroken {
             // A full channel means that inspections are under way already.
             let _full = self.inner.suspicions.try_send(binding.id);
@@ -86,7 +86,7 @@ impl Dispatcher {
         }
     }
 
-    fn verdict(
+    async fn verdict(
         &self,
         binding: &Binding,
         delivery: &Delivery,
@@ -94,9 +94,8 @@ impl Dispatcher {
         began: Timestamp,
     ) -> Verdict {
         let parts = &self.inner.parts;
-        let inspected = lock(&self.inner.inspections)
-            .get(&binding.id)
-            .is_some_and(|(revision, at)| *revision == binding.revision && *at <= began);
+        let inspected =
+            outcome.class == Class::BindingBroken && self.was_inspected(binding, delivery, began).await;
         let circumstances = Circumstances {
             now: parts.clock.now(),
             entropy: parts.entropy.next(),
@@ -104,6 +103,24 @@ impl Dispatcher {
             inspected,
         };
         settle(delivery, outcome, &binding.spec, circumstances)
+    }
+
+    /// Whether an inspection found the binding in step between this delivery's last attempt, answered as if the binding
+    /// were broken, and the one that began at `began`. An older inspection says nothing about what broke since.
+    async fn was_inspected(&self, binding: &Binding, delivery: &Delivery, began: Timestamp) -> bool {
+        let found = lock(&self.inner.inspections).get(&binding.id).copied();
+        let Some(found) = found.filter(|found| found.revision == binding.revision && found.ended <= began)
+        else {
+            return false;
+        };
+        let attempts = self.inner.parts.queue.attempts(delivery.id).await.unwrap_or_else(|error| {
+            self.note_trouble("read a delivery's attempts", &error);
+            Vec::new()
+        });
+        attempts.last().is_some_and(|last| {
+            let ended = last.at.plus(Duration::from_micros(last.took_us));
+            last.class == Class::BindingBroken && ended <= found.began
+        })
     }
 
     /// Records the verdict on a delivery that is parked, and gives it free. While the queue cannot be written it is tried

@@ -142,8 +142,8 @@ struct Inner {
     parts: Parts,
     lanes: Mutex<BTreeMap<FunctionRef, Arc<Lane>>>,
     running: Mutex<HashMap<DeliveryId, Owned>>,
-    /// Inspections that found a binding in step: its revision, and when the inspection ended.
-    inspections: Mutex<HashMap<BindingId, (u64, Timestamp)>>,
+    /// The last inspection that found a binding in step.
+    inspections: Mutex<HashMap<BindingId, InStep>>,
     suspicions: mpsc::Sender<BindingId>,
     ages: JumpGuard,
     pump: Arc<Notify>,
@@ -161,6 +161,14 @@ struct Owned {
     function: FunctionRef,
     /// The pump looked at the function meanwhile and left it out.
     passed_over: bool,
+}
+
+/// An inspection that found a binding in step.
+#[derive(Debug, Clone, Copy)]
+struct InStep {
+    revision: u64,
+    began: Timestamp,
+    ended: Timestamp,
 }
 
 /// Says that an attempt owns a delivery, until it is dropped.
@@ -226,15 +234,15 @@ impl Dispatcher {
         self.inner.tracker.spawn(async move { dispatcher.first(submission).await });
     }
 
-    /// Notes that an inspection, ended now, found the binding in step at this revision.
-    pub fn inspected(&self, binding: BindingId, revision: u64) {
-        let now = self.inner.parts.clock.now();
+    /// Notes that an inspection, begun then and ended now, found the binding in step at this revision.
+    pub fn inspected(&self, binding: BindingId, revision: u64, began: Timestamp) {
+        let ended = self.inner.parts.clock.now();
         let mut inspections = lock(&self.inner.inspections);
         // A suspicion is rare; a map that grew this large is of bindings long forgotten.
         if inspections.len() > 10_000 {
             inspections.clear();
         }
-        inspections.insert(binding, (revision, now));
+        inspections.insert(binding, InStep { revision, began, ended });
     }
 
     /// Whether an attempt owns this delivery now.

@@ -133,13 +133,24 @@ impl Dispatcher {
 
     /// Takes note of what the queue holds and nobody may have told of.
     async fn sweep(&self) -> Result<(), QueueError> {
+        self.release_strays().await?;
+        self.note_backlog().await
+    }
+
+    /// Releases deliveries that nothing holds any more; how many. They became held a moment too late: after their
+    /// binding was well again, or gone (while we were away, for example). The pump makes dead letters of the latter.
+    pub async fn release_strays(&self) -> Result<u64, QueueError> {
         let parts = &self.inner.parts;
+        let mut released = 0;
         for binding in parts.queue.held_bindings().await? {
             if self.may_go(binding).await {
-                parts.queue.hold(binding, false, parts.clock.now()).await?;
+                released += parts.queue.hold(binding, false, parts.clock.now()).await?;
             }
         }
-        self.note_backlog().await
+        if released > 0 {
+            self.note_backlog().await?;
+        }
+        Ok(released)
     }
 
     /// Tells each lane what is due in its function.

@@ -373,8 +373,49 @@ async fn a_broken_binding_is_suspected_and_believed_after_an_inspection() {
     let suspected = timeout(SOON, bench.suspected.recv()).await.unwrap();
     assert_eq!(suspected, Some(bench.binding.id));
     assert!(bench.queue.dead_letter(id).await.unwrap().is_none());
-    bench.dispatcher.inspected(bench.binding.id, bench.binding.revision);
+    let now = || bench.dispatcher.inner.parts.clock.now();
+    bench.until("the attempt is recorded", async || bench.parked().await == 1).await;
+    bench.dispatcher.inspected(bench.binding.id, bench.binding.revision, now());
     bench.until("a dead letter", async || bench.queue.dead_letter(id).await.unwrap().is_some()).await;
+}
+
+#[tokio::test]
+async fn what_became_held_a_moment_too_late_is_released() {
+    let bench = Bench::new([Act::Answer(Class::FunctionFault)], 4).await;
+    let (id, safe) = bench.submit(Plan { pressed: true, ..redelivers(5_000) });
+    assert!(is_safe(safe).await);
+    let now = bench.dispatcher.inner.parts.clock.now();
+    bench.queue.hold(bench.binding.id, true, now).await.unwrap();
+    bench
+        .until("released and delivered", async || {
+            bench.dispatcher.release_strays().await.unwrap();
+            bench.parked().await == 0
+        })
+        .await;
+    assert!(bench.queue.dead_letter(id).await.unwrap().is_none());
+    assert!(bench.queue.held_bindings().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_inspection_from_before_the_damage_condemns_no_delivery() {
+    let mut bench =
+        Bench::new([Act::Answer(Class::BindingBroken), Act::Answer(Class::BindingBroken)], 4).await;
+    bench.dispatcher.inspected(
+        bench.binding.id,
+        bench.binding.revision,
+        bench.dispatcher.inner.parts.clock.now(),
+    );
+    let (id, safe) = bench.submit(redelivers(5_000));
+    assert!(is_safe(safe).await);
+    bench.until("delivered", async || bench.calls() == 3 && bench.parked().await == 0).await;
+    assert!(bench.queue.dead_letter(id).await.unwrap().is_none());
+    for _ in 0..2 {
+        assert_eq!(
+            bench.suspected.try_recv().ok(),
+            Some(bench.binding.id),
+            "each answer calls for an inspection"
+        );
+    }
 }
 
 #[tokio::test]

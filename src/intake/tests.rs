@@ -7,8 +7,8 @@ use std::{
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
-use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio::time::timeout;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
 use crate::{

@@ -4,7 +4,8 @@
 //! checks each invocation (`POST /functions/{name}/invocations`, signed with the binding's secret, no token)
 //! against it.
 //!
-//! * **Establishing** is idempotent: the same rule again is success. 409, 422 and 404 of type `unknown-function`
+//! * **Establishing** is idempotent: the same rule again is success. A success that does not say the rule's state is
+//!   none: whatever stands at a wrong `url` says 200 too. 409, 422 and 404 of type `unknown-function`
 //!   are the platform's no, for good. Anything else that is not success (a 404 without that type is a gateway's, or
 //!   a wrong `url`) is an error, and the reconciler asks again.
 //! * **Inspecting** compares every field, and the secret by its digest: it does not leave the platform again.
@@ -164,7 +165,7 @@ impl RulesDriver {
 
     fn unexpected(&self, what: &'static str, read: &Read) -> PlatformError {
         let mut detail = read.answer().detail();
-        if read.status == StatusCode::NOT_FOUND || read.status.is_redirection() {
+        if read.status == StatusCode::NOT_FOUND || read.status.is_redirection() || read.status.is_success() {
             detail.push_str(" (is the platform's `url` right?)");
         }
         PlatformError::Unexpected {
@@ -275,7 +276,7 @@ impl Driver for RulesDriver {
         match read.status.as_u16() {
             202 => Ok(Established::Pending),
             200..=299 if state["state"] == "pending" => Ok(Established::Pending),
-            200..=299 => Ok(Established::Confirmed),
+            200..=299 if state["state"] == "confirmed" => Ok(Established::Confirmed),
             404 if answer.problem_type() != "unknown-function" => {
                 Err(self.unexpected("keep the rule", &read))
             }

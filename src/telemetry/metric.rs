@@ -53,6 +53,7 @@ metrics! {
     QueueCorrupt: Counter "triggerd_queue_corrupt_rows_total", "Rows of the queue that could not be read and went to the quarantine.";
     QuarantineEvicted: Counter "triggerd_quarantine_evicted_total", "Items dropped from the quarantine to make room for newer ones.";
     Bindings: Gauge "triggerd_bindings", "Bindings, by state.";
+    ReconcilerPasses: Counter "triggerd_reconciler_passes_total", "Passes of the reconciler over the bindings.";
     BindingTransitions: Counter "triggerd_binding_transitions_total", "Changes of a binding's state made by this daemon, by the new state.";
 }
 

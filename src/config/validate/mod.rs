@@ -54,6 +54,7 @@ pub(super) fn all(config: &Config, written: &Written) -> Vec<Problem> {
     }
     sources::all(config, written, to);
     platforms(config, written, to);
+    bindings(config, to);
     dispatch(config, to);
     to.extend(log(config));
     problems
@@ -291,6 +292,13 @@ fn platforms(config: &Config, written: &Written, to: &mut Vec<Problem>) {
                 "name the file that holds its token",
             ));
         }
+    }
+}
+
+fn bindings(config: &Config, to: &mut Vec<Problem>) {
+    if !(1..=86_400).contains(&config.bindings.inspect_every_s) {
+        let what = format!("bindings cannot be inspected every {} s", config.bindings.inspect_every_s);
+        to.push(Problem::error("bindings.inspect_every_s", what, "use a number between 1 and 86400"));
     }
 }
 

@@ -62,6 +62,9 @@ impl Recorded {
 pub(crate) enum Answer {
     /// A response, after a delay.
     Respond { status: StatusCode, headers: HeaderMap, body: Bytes, delay: Duration },
+    /// A response whose body comes in pieces with a pause before each: so many and then the connection is cut, or
+    /// without end.
+    Drip { status: StatusCode, piece: Bytes, pause: Duration, pieces: Option<usize> },
     /// Nothing, with the connection kept open.
     Hang,
     /// Nothing, and the connection is closed.
@@ -224,6 +227,21 @@ async fn receive(
             let mut response = empty(status);
             *response.headers_mut() = headers;
             *response.body_mut() = Body::from(body);
+            response
+        }
+        Answer::Drip { status, piece, pause, pieces } => {
+            let body = futures_util::stream::unfold(0, move |sent| {
+                let piece = piece.clone();
+                async move {
+                    if pieces == Some(sent) {
+                        return Some((Err(io::Error::from(io::ErrorKind::ConnectionAborted)), sent));
+                    }
+                    tokio::time::sleep(pause).await;
+                    Some((Ok(piece), sent + 1))
+                }
+            });
+            let mut response = empty(status);
+            *response.body_mut() = Body::from_stream(body);
             response
         }
         Answer::Hang => std::future::pending().await,

@@ -6,9 +6,13 @@ mod bad_requests;
 mod checks;
 mod commands;
 mod crash;
+mod damage;
 mod fates;
 mod firing;
+mod hostile;
 mod loops;
+mod pace;
+mod several;
 mod twin;
 mod world;
 
@@ -17,16 +21,28 @@ use crash::{
     kill_9_loses_nothing_that_a_queue_dir_holds, kill_9_loses_nothing_that_comes_by_mqtt,
     kill_9_loses_nothing_that_was_answered_without_a_queue_dir,
 };
+use damage::{
+    a_call_refused_though_the_rule_is_in_step_is_permanent_after_an_inspection,
+    a_platform_that_forgot_everything_is_given_its_rules_again,
+    a_rule_deleted_on_the_platform_is_found_by_the_next_call_and_mended,
+    bucket_rules_that_somebody_overwrote_are_put_back_beside_theirs,
+    unbinding_makes_dead_letters_of_what_is_parked_or_forgets_it_when_asked,
+};
 use fates::{
     a_binding_begun_on_the_platform_becomes_active_and_is_taken_back,
     a_failing_function_retries_dies_is_mended_and_replayed, a_platform_that_is_away_costs_no_attempt,
     secrets_are_in_no_log,
 };
 
+use hostile::{
+    functions_of_hostile_platforms_are_classified_and_delay_no_others,
+    hostile_platforms_keep_their_own_bindings_pending_and_no_others,
+};
 use loops::{
     a_function_that_feeds_itself_is_told_of_and_every_event_fires, what_a_binding_ignores_does_not_fire_it,
     what_a_storage_ignores_fires_nothing,
 };
+use pace::the_reconciler_rests_when_idle_and_takes_a_hundred_bindings_together;
 use twin::{
     each_object_fires_once_though_two_targets_bring_it, twin_targets_lose_nothing_while_the_daemon_is_away,
 };
@@ -48,9 +64,18 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] what_a_binding_ignores_does_not_fire_it;
         [Minio] what_a_storage_ignores_fires_nothing;
         [Minio] a_function_that_feeds_itself_is_told_of_and_every_event_fires;
+        [Minio] a_rule_deleted_on_the_platform_is_found_by_the_next_call_and_mended;
+        [Minio] a_platform_that_forgot_everything_is_given_its_rules_again;
+        [Minio] bucket_rules_that_somebody_overwrote_are_put_back_beside_theirs;
+        [Minio] a_call_refused_though_the_rule_is_in_step_is_permanent_after_an_inspection;
+        [Minio] unbinding_makes_dead_letters_of_what_is_parked_or_forgets_it_when_asked;
+        [Minio] hostile_platforms_keep_their_own_bindings_pending_and_no_others within 180;
+        [Minio] functions_of_hostile_platforms_are_classified_and_delay_no_others within 180;
+        [Minio] the_reconciler_rests_when_idle_and_takes_a_hundred_bindings_together within 180;
     };
     tests.extend(refusals());
     tests.extend(firing::matrix());
+    tests.extend(several::tests());
     tests
 }
 

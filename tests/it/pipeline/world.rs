@@ -97,14 +97,24 @@ pub(crate) struct World {
 impl World {
     /// Starts everything and returns when the daemon is ready.
     pub(crate) async fn start(ctx: &Ctx, plan: &Plan) -> Result<Self> {
-        let source_port = free_port()?;
-        let minio = Minio::start(minio_options(plan, source_port)).await?;
-        let admin_port = free_port()?;
-        let platform = Platform::start(ctx.folder(), plan, admin_port).await?;
-        let config = daemon_config(ctx.folder(), plan, &minio, (admin_port, source_port), platform.port)?;
-        let daemon = Daemon::start(ctx.folder(), config, admin_port).await?;
-        let source = format!("http://127.0.0.1:{source_port}/minio");
+        let nodes = [Node::new("one", ctx.folder())?];
+        let (minio, platform) = surroundings(ctx, plan, &nodes).await?;
+        let daemon = Daemon::start(&nodes[0], daemon_config(&nodes, 0, plan, &minio, platform.port)?).await?;
+        let source = nodes[0].endpoint();
         Ok(Self { source, minio, daemon, platform })
+    }
+
+    /// The same with a second daemon, `two`, beside the first: a state directory, an admin port and a source of its own
+    /// (so both get every event). Both begin at once.
+    pub(crate) async fn start_two(ctx: &Ctx, plan: &Plan) -> Result<(Self, Daemon)> {
+        let nodes = [Node::new("one", ctx.folder())?, Node::new("two", &ctx.folder().join("second"))?];
+        fs::create_dir_all(&nodes[1].folder)?;
+        let (minio, platform) = surroundings(ctx, plan, &nodes).await?;
+        let config = |at| daemon_config(&nodes, at, plan, &minio, platform.port);
+        let (one, two) = (config(0)?, config(1)?);
+        let (daemon, second) =
+            tokio::try_join!(Daemon::start(&nodes[0], one), Daemon::start(&nodes[1], two))?;
+        Ok((Self { source: nodes[0].endpoint(), minio, daemon, platform }, second))
     }
 
     /// Makes a bucket and a binding of it to a function, and waits until it is active.
@@ -128,19 +138,53 @@ impl World {
     }
 }
 
-fn minio_options(plan: &Plan, source_port: u16) -> MinioOptions {
+/// Where one daemon lives.
+struct Node {
+    name: &'static str,
+    folder: PathBuf,
+    admin_port: u16,
+    source_port: u16,
+}
+
+impl Node {
+    fn new(name: &'static str, folder: &Path) -> Result<Self> {
+        Ok(Self { name, folder: folder.to_owned(), admin_port: free_port()?, source_port: free_port()? })
+    }
+
+    /// Where its webhook source listens.
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}/minio", self.source_port)
+    }
+
+    /// The id of the target that sends to its webhook.
+    fn target(&self) -> String {
+        if self.name == "one" { "TRIGGERD".into() } else { self.name.to_uppercase() }
+    }
+}
+
+async fn surroundings(ctx: &Ctx, plan: &Plan, nodes: &[Node]) -> Result<(Minio, Platform)> {
+    let minio = Minio::start(minio_options(plan, nodes)).await?;
+    let platform = Platform::start(ctx.folder(), plan, nodes[0].admin_port).await?;
+    Ok((minio, platform))
+}
+
+fn minio_options(plan: &Plan, nodes: &[Node]) -> MinioOptions {
+    let env = vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())];
     match &plan.way {
         Way::Webhook { queue_dir } => MinioOptions {
-            webhooks: vec![webhook_target("TRIGGERD", source_port, *queue_dir)],
-            env: vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())],
+            webhooks: nodes
+                .iter()
+                .map(|node| webhook_target(&node.target(), node.source_port, *queue_dir))
+                .collect(),
+            env,
             ..MinioOptions::default()
         },
         Way::Twin { fast_port } => MinioOptions {
             webhooks: vec![
                 webhook_target("FAST", *fast_port, false),
-                webhook_target("TRIGGERD", source_port, true),
+                webhook_target("TRIGGERD", nodes[0].source_port, true),
             ],
-            env: vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())],
+            env,
             ..MinioOptions::default()
         },
         Way::Mqtt { broker, .. } => MinioOptions {
@@ -152,7 +196,7 @@ fn minio_options(plan: &Plan, source_port: u16) -> MinioOptions {
                 user_password: None,
                 queue_dir: false,
             }],
-            env: vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())],
+            env,
             ..MinioOptions::default()
         },
     }
@@ -174,22 +218,24 @@ fn webhook_source(port: u16, redelivers: &str) -> String {
     )
 }
 
+/// The config of one of these daemons; all name the same targets.
 fn daemon_config(
-    folder: &Path,
+    nodes: &[Node],
+    at: usize,
     plan: &Plan,
     minio: &Minio,
-    (admin_port, source_port): (u16, u16),
     platform_port: u16,
 ) -> Result<PathBuf> {
+    let node = &nodes[at];
     let (source, arns) = match &plan.way {
         Way::Webhook { queue_dir } => (
-            webhook_source(source_port, if *queue_dir { "yes" } else { "no" }),
-            vec![minio.webhook_arn("TRIGGERD")],
+            webhook_source(node.source_port, if *queue_dir { "yes" } else { "no" }),
+            nodes.iter().map(|node| minio.webhook_arn(&node.target())).collect(),
         ),
         Way::Twin { fast_port } => (
             format!(
                 "{}[sources.fast]\n{}",
-                webhook_source(source_port, "yes"),
+                webhook_source(node.source_port, "yes"),
                 webhook_source(*fast_port, "twin")
             ),
             vec![minio.webhook_arn("FAST"), minio.webhook_arn("TRIGGERD")],
@@ -202,23 +248,25 @@ fn daemon_config(
         ),
     };
     let relations = plan.relations.as_ref().map_or(String::new(), |url| format!("url = \"{url}\"\n"));
-    let state = folder.join("state");
+    let state = node.folder.join("state");
     let config = format!(
-        "[node]\nname = \"one\"\nstate_dir = \"{state}\"\n[relations]\n{relations}\
+        "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\n[relations]\n{relations}\
          [admin]\nlisten = \"127.0.0.1:{admin_port}\"\ntoken = \"{OPERATOR_TOKEN}\"\n\
          [storages.default]\nendpoint = \"{endpoint}\"\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n\
          targets = {arns:?}\n{storage}\
          [platforms.local]\ndriver = \"rules\"\nurl = \"http://127.0.0.1:{platform_port}\"\n\
          token = \"{PLATFORM_TOKEN}\"\napi_token = \"{API_TOKEN}\"\n\
          [log]\nlevel = \"triggerd=debug,info\"\n[sources.main]\n{source}{extra}",
+        name = node.name,
         state = state.display(),
         storage = plan.storage,
+        admin_port = node.admin_port,
         endpoint = minio.endpoint(),
         access = minio::ACCESS_KEY,
         secret = minio::SECRET_KEY,
         extra = plan.extra,
     );
-    let path = folder.join("triggerd.toml");
+    let path = node.folder.join("triggerd.toml");
     fs::write(&path, config)?;
     Ok(path)
 }
@@ -233,11 +281,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    async fn start(folder: &Path, config: PathBuf, admin_port: u16) -> Result<Self> {
+    async fn start(node: &Node, config: PathBuf) -> Result<Self> {
         let mut daemon = Self {
             config,
-            log: folder.join("triggerd.log"),
-            admin: format!("http://127.0.0.1:{admin_port}"),
+            log: node.folder.join("triggerd.log"),
+            admin: format!("http://127.0.0.1:{}", node.admin_port),
             http: reqwest::Client::builder().no_proxy().timeout(SOON).build()?,
             process: None,
         };
@@ -344,6 +392,36 @@ impl Daemon {
             answer.is_ok_and(|(status, _)| status == StatusCode::NOT_FOUND)
         })
         .await
+    }
+
+    /// The sum of a metric's series whose labels contain all of these texts.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let (_, text) = self.call(Method::GET, "/metrics", None).await?;
+        let text = text.as_str().context("no text")?.to_owned();
+        let series = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name).unwrap_or("-");
+            rest.starts_with(['{', ' ']) && labels.iter().all(|label| rest.contains(label))
+        });
+        series.map(|line| Ok(line.rsplit(' ').next().context("no value")?.parse::<f64>()?)).sum()
+    }
+
+    /// Asks for a binding, and returns its id without waiting for anything.
+    pub(crate) async fn ask_for(&self, wanted: &Value) -> Result<String> {
+        let (status, answer) = self.call(Method::POST, "/v1/bindings", Some(wanted)).await?;
+        ensure!(status.is_success(), "{status}: {answer}");
+        Ok(answer["id"].as_str().context("no id")?.to_owned())
+    }
+
+    /// A binding as the API shows it.
+    pub(crate) async fn binding(&self, id: &str) -> Result<Value> {
+        let (status, binding) = self.call(Method::GET, &format!("/v1/bindings/{id}"), None).await?;
+        ensure!(status == StatusCode::OK, "{status} {binding}");
+        Ok(binding)
+    }
+
+    /// Its process's id.
+    pub(crate) fn id(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("the daemon does not run")?.id())
     }
 
     /// The dead letters, newest first.
