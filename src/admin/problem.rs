@@ -15,6 +15,9 @@ use crate::{
 
 use super::ports::Unexplained;
 
+/// Half of the longest detail, in bytes.
+const HALF_DETAIL: usize = 600;
+
 /// A request that did not do what it asked for.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -34,10 +37,11 @@ impl Problem {
         Self { status, slug, title, detail, remedy, retry_after: None, more: Map::new() }
     }
 
-    /// What happened this time, to which thing.
+    /// What happened this time, to which thing. What it quotes of the request may be of any length and content: it is
+    /// made harmless, and shortened in its middle, since the end says what would be right.
     #[must_use]
-    pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = detail.into();
+    pub fn detail(mut self, detail: impl AsRef<str>) -> Self {
+        self.detail = shortened(detail.as_ref());
         self
     }
 
@@ -63,7 +67,7 @@ impl Problem {
     }
 
     /// A request that cannot be read.
-    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+    pub(super) fn bad_request(detail: impl AsRef<str>) -> Self {
         Self::new(400, "bad-request", "The request cannot be read")
             .detail(detail)
             .remedy("correct the request; `triggerd help` and docs show the fields")
@@ -82,6 +86,16 @@ impl Problem {
             .detail("the token is a platform's")
             .remedy("use the operator's token, which `[admin]` names")
     }
+}
+
+fn shortened(text: &str) -> String {
+    let bytes = text.as_bytes();
+    if bytes.len() <= 2 * HALF_DETAIL {
+        return excerpt(bytes, 2 * HALF_DETAIL);
+    }
+    let (begins, ends) =
+        (text.floor_char_boundary(HALF_DETAIL), text.ceil_char_boundary(bytes.len() - HALF_DETAIL));
+    format!("{} … {}", excerpt(&bytes[..begins], HALF_DETAIL), excerpt(&bytes[ends..], HALF_DETAIL))
 }
 
 impl IntoResponse for Problem {

@@ -12,7 +12,7 @@ use crate::{
     config::{Config, sources::SourceConfig},
     dispatch::Dispatcher,
     domain::event::KeyEncoding,
-    intake::{Intake, Repeats},
+    intake::{Intake, Loops, Repeats},
     lifecycle::{Pulse, Workers},
     source::{Message, Origin, mqtt::MqttSource, webhook::WebhookSource},
     telemetry::Recent,
@@ -30,6 +30,8 @@ pub(super) struct Front {
     waiting: Option<Waiting>,
     asks: Vec<Ask>,
     stop: CancellationToken,
+    /// Kept until the sources are closed: without any source intake would have nobody to wait for.
+    inbox: Option<mpsc::Sender<Message>>,
 }
 
 /// What is made and not opened yet.
@@ -92,6 +94,7 @@ impl Front {
             dispatcher: dispatcher.clone(),
             queue: foundation.queue.clone(),
             repeats: Repeats::new(REPEATS),
+            loops: Arc::new(Loops::default()),
             recent,
             clock: Arc::clone(&foundation.clock),
         };
@@ -100,6 +103,7 @@ impl Front {
             waiting: Some(Waiting { sources, intake, pulse }),
             asks,
             stop: CancellationToken::new(),
+            inbox: None,
         })
     }
 
@@ -126,11 +130,18 @@ impl Front {
                 Ok(())
             });
         }
+        self.inbox = Some(inbox);
     }
 
     /// Closes the sources; intake ends when the last has ended.
-    pub(super) fn close(&self) {
+    pub(super) fn close(&mut self) {
         self.stop.cancel();
+        self.inbox = None;
+    }
+
+    /// Resolves when sources and intake have ended.
+    pub(super) async fn ended(&mut self) {
+        while self.workers.next_ended().await.is_some() {}
     }
 }
 

@@ -50,6 +50,9 @@ use crate::{
 /// Recent outcomes that are remembered.
 const RECENT: usize = 5_000;
 
+/// How often a worker that waits for its beginning shows that it lives.
+const WAITING: Duration = Duration::from_secs(1);
+
 /// How often the queue is asked to show that it writes.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -143,8 +146,7 @@ impl Daemon {
         spawn_suspicions(&mut back, suspected, (handle.clone(), dispatcher.clone()), back_stop.clone());
 
         let pulses = pulses(&foundation.clock);
-        let (pump, beat) = (dispatcher.clone(), pulses[0].clone());
-        back.spawn("the pump of parked deliveries", async move { Ok(pump.run(|| beat.beat()).await?) });
+        spawn_pump(&mut back, &foundation, dispatcher.clone(), (pulses[0].clone(), pulses[1].clone()));
         spawn_probe(&mut back, foundation.queue.clone(), pulses[2].clone(), back_stop.clone());
         let reconciling = back_stop.clone();
         back.spawn("the reconciler", async move {
@@ -230,7 +232,7 @@ impl Daemon {
         self.dispatcher.stop_soft();
         let drain = Duration::from_secs(self.config.dispatch.drain_s);
         let calm = async {
-            while self.front.workers.next_ended().await.is_some() {}
+            self.front.ended().await;
             self.dispatcher.drained().await;
         };
         let hurried = tokio::select! {
@@ -241,7 +243,12 @@ impl Daemon {
         if hurried {
             tracing::warn!(running = self.dispatcher.running_count(), "cutting running attempts off");
             self.dispatcher.stop_hard();
-            let _still_running = timeout(GRACE, self.dispatcher.drained()).await;
+            // What the sources have taken in is parked now, and the answers go out; what is left is not acknowledged.
+            let parked = async {
+                self.front.ended().await;
+                self.dispatcher.drained().await;
+            };
+            let _still_running = timeout(GRACE, parked).await;
             self.front.workers.abort();
         }
         self.foundation.queue.close().await;
@@ -266,6 +273,27 @@ fn ended_early((name, result): (String, anyhow::Result<()>)) -> anyhow::Error {
 /// Pulses of the pump, of intake, and of the queue.
 fn pulses(clock: &Arc<dyn Clock>) -> Vec<Pulse> {
     ["dispatch", "intake", "queue"].map(|name| Pulse::new(name, Arc::clone(clock))).to_vec()
+}
+
+/// Runs the pump once the bindings are known: one that is not would be taken for gone, and its deliveries for dead. Until
+/// then neither pump nor intake can work, which is no lack of progress.
+fn spawn_pump(back: &mut Workers, foundation: &Foundation, pump: Dispatcher, beats: (Pulse, Pulse)) {
+    let mirror = foundation.mirror.clone();
+    back.spawn("the pump of parked deliveries", async move {
+        loop {
+            tokio::select! {
+                ready = mirror.ready() => {
+                    ready?;
+                    break;
+                }
+                () = tokio::time::sleep(WAITING) => {
+                    beats.0.beat();
+                    beats.1.beat();
+                }
+            }
+        }
+        Ok(pump.run(|| beats.0.beat()).await?)
+    });
 }
 
 /// Has the reconciler inspect what dispatch grows suspicious of, and reports.

@@ -257,7 +257,9 @@ impl Reader {
     }
 
     fn stray_variables(&mut self, inputs: &Inputs) {
-        let known = |key: &str| key == "TRIGGERD_CONFIG" || key.starts_with("TRIGGERD_TEST_");
+        let known = |key: &str| {
+            matches!(key, "TRIGGERD_CONFIG" | "TRIGGERD_PLATFORM_CONFIG") || key.starts_with("TRIGGERD_TEST_")
+        };
         for key in inputs.env.keys().filter(|key| key.starts_with(PREFIX) && !known(key)) {
             if env_path(key).is_none() {
                 let what = "the environment variable names no key";

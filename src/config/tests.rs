@@ -159,7 +159,8 @@ fn environment_overrides_the_file_and_may_hold_lists_and_numbers() {
         .env("TRIGGERD_SOURCES__MINIO__BOUND__MESSAGES", "99")
         .env("TRIGGERD_STORAGES__MAIN__IGNORE_PRINCIPALS", r#"["functions", "etl"]"#)
         .env("TRIGGERD_PLATFORMS__LOCAL__API_TOKEN", "00012345678901234567890")
-        .env("TRIGGERD_CONFIG", "/ignored");
+        .env("TRIGGERD_CONFIG", "/ignored")
+        .env("TRIGGERD_PLATFORM_CONFIG", "/the/reference/platforms.toml");
     let (config, warnings) = place.load().usable().unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!((config.admin.listen.port(), config.dispatch.max_concurrency), (1234, 7));

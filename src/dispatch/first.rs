@@ -80,7 +80,7 @@ impl Dispatcher {
             self.note_trouble("park a delivery", error);
             return self.fire_then_park(submission, lane, running).await;
         }
-        let Submission { delivery, binding, custody, .. } = submission;
+        let Submission { delivery, custody, .. } = submission;
         let fresh = matches!(parked, Ok(Parked::Written));
         let there = self.settle_park(parked, &delivery, ParkedBecause::NoRedelivery, custody);
         let permit = if fresh { lane.try_permit() } else { None };
@@ -91,9 +91,8 @@ impl Dispatcher {
             }
             return;
         };
-        let made = self.attempt(&binding, &delivery).await;
-        drop(permit);
-        self.record_parked(&delivery, made, running).await;
+        // With the binding as it is now: the disk may have taken its time.
+        self.parked(delivery, permit, running).await;
     }
 
     /// The source keeps its copy until we say so: fired first, parked when it takes too long or fails.

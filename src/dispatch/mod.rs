@@ -25,6 +25,8 @@ mod age;
 mod attempt;
 pub mod callback;
 mod custody;
+#[cfg(test)]
+pub(crate) mod fakes;
 mod first;
 mod lane;
 mod parked;

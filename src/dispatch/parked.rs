@@ -175,7 +175,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn parked(&self, delivery: Delivery, permit: LanePermit, running: Running) {
+    /// Tries a parked delivery, or holds or buries it, as its binding is now.
+    pub(super) async fn parked(&self, delivery: Delivery, permit: LanePermit, running: Running) {
         let due = match self.fit_to_try(&delivery).await {
             Ok(Fit::Try(binding)) => {
                 let made = self.attempt(&binding, &delivery).await;

@@ -207,3 +207,17 @@ async fn after_a_stop_new_deliveries_are_parked_and_due_at_the_next_start() {
     timeout(SOON, bench.dispatcher.drained()).await.unwrap();
     assert_eq!((bench.calls(), bench.parked().await), (0, 20));
 }
+
+#[tokio::test]
+async fn a_binding_paused_while_its_delivery_was_parked_is_not_fired() {
+    let bench = Bench::new([], 4).await;
+    let paused = another(&bench, 7, State::Paused, "thumb");
+    lock(&bench.mirror.bindings).insert(paused.id, paused);
+    // It matched while the binding was active.
+    let (_, safe) = bench.submit(Plan { park_first: true, ..redelivers(5_000) });
+    assert!(is_safe(safe).await);
+    bench
+        .until("it is held", async || bench.queue.held_bindings().await.unwrap() == [bench.binding.id])
+        .await;
+    assert_eq!((bench.calls(), bench.parked().await), (0, 1));
+}

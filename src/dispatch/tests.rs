@@ -21,7 +21,7 @@ use crate::{
         secret::SigningSecret,
     },
     platform::{Call, Established, Inspection, PlatformError},
-    queue::{DeadLetterQuery, QueueOptions, SqliteQueue},
+    queue::{DeadLetterQuery, Park, QueueOptions, SqliteQueue, Ticket},
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
@@ -246,7 +246,7 @@ impl Bench {
     pub(super) async fn park(&self, binding: &Binding, held: bool) -> DeliveryId {
         let delivery = self.delivery(binding);
         let (id, due) = (delivery.id, delivery.accepted_at);
-        let park = crate::queue::Park { delivery, due, held, attempt: None, ticket: Default::default() };
+        let park = Park { delivery, due, held, attempt: None, ticket: Ticket::default() };
         self.queue.park(park).await.unwrap();
         id
     }

@@ -11,7 +11,10 @@
 //! acknowledgement is dropped, and the source keeps the message.
 //!
 //! Decoding and matching run over foreign data; a panic in them is caught, and the message is quarantined.
+//!
+//! A binding whose function seems to fire it again is told of (`loops`); its events are delivered all the same.
 
+mod loops;
 mod repeats;
 #[cfg(test)]
 mod tests;
@@ -23,25 +26,37 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, poll};
 use tokio::{sync::mpsc, time::timeout};
 
-pub use self::repeats::Repeats;
-use self::repeats::{Held, Pending, Seen};
+use self::{
+    loops::AFTERMATH,
+    repeats::{Held, Pending, Seen},
+};
+pub use self::{loops::Loops, repeats::Repeats};
 use crate::{
     dialect,
     dispatch::{Custody, Dispatcher, Plan, Submission},
-    domain::{binding::Binding, clock::Clock, delivery::Delivery, event::Event},
+    domain::{
+        binding::Binding,
+        clock::{Clock, Timestamp},
+        delivery::Delivery,
+        event::Event,
+        ids::DeliveryId,
+    },
     queue::{Quarantined, Queue},
     source::{Ack, Message, Origin, Redelivers},
     telemetry::{
         Chain, Recent,
-        happening::{EventReceived, EventRepeated, MessageQuarantined, QueueTrouble},
+        happening::{EventReceived, EventRepeated, LoopSuspected, MessageQuarantined, QueueTrouble},
     },
 };
 
 /// Most bytes of a message that are kept in quarantine.
 pub const QUARANTINE_BYTES: usize = 64 << 10;
+
+/// Latest that an event comes by a storage's queue while all is well, about.
+const LATE: Duration = Duration::from_secs(10);
 
 /// How often an idle intake shows that it lives.
 const IDLE: Duration = Duration::from_secs(5);
@@ -64,6 +79,8 @@ pub struct Intake {
     pub queue: Arc<dyn Queue>,
     /// What is in flight, shared by all sources.
     pub repeats: Arc<Repeats>,
+    /// Which bindings seem to fire themselves.
+    pub loops: Arc<Loops>,
     /// The recent outcomes.
     pub recent: Arc<Recent>,
     /// Time.
@@ -72,10 +89,19 @@ pub struct Intake {
 
 impl Intake {
     /// Takes messages until the sources have ended, with a `beat` after each and while there is none.
+    ///
+    /// A message whose bindings are not at hand (they must be read from the disk first) waits for them in a task of its
+    /// own, and keeps no other back.
     pub async fn run(self, mut inbox: mpsc::Receiver<Message>, beat: impl Fn() + Send) {
         loop {
             match timeout(IDLE, inbox.recv()).await {
-                Ok(Some(message)) => self.take(message).await,
+                Ok(Some(message)) => {
+                    let intake = self.clone();
+                    let mut taken = Box::pin(async move { intake.take(message).await });
+                    if poll!(taken.as_mut()).is_pending() {
+                        tokio::spawn(taken);
+                    }
+                }
                 Ok(None) => return,
                 Err(_idle) => (),
             }
@@ -163,9 +189,35 @@ impl Intake {
         for binding in bindings {
             let function = binding.spec.function.to_ref();
             let delivery = Delivery::new(Arc::clone(&event), binding.id, function, at);
+            self.watch_for_loops(&delivery, &binding);
             let custody = Custody::new(pending.clone());
             self.dispatcher.submit(Submission { delivery, binding, plan, custody });
         }
+    }
+
+    fn watch_for_loops(&self, delivery: &Delivery, binding: &Binding) {
+        let (at, event) = (delivery.accepted_at, &delivery.event);
+        // A queue of the storage's brings an event some seconds late.
+        let happened = if at.since(event.time) <= LATE { at.min(event.time) } else { at };
+        let is_alive =
+            |other| self.dispatcher.is_running(other) || self.has_just_run(other, happened, binding);
+        let ids = (binding.id, delivery.id);
+        if let Some(suspicion) = self.loops.note(ids, &event.key, self.clock.monotonic(), is_alive) {
+            let (depth, parent) = (suspicion.depth, suspicion.parent.as_str());
+            LoopSuspected { delivery, depth, parent, at, is_due: suspicion.is_due }.tell(&self.recent);
+        }
+    }
+
+    /// Whether an earlier delivery's function ended a short while before `moment`, or may run asynchronously.
+    fn has_just_run(&self, delivery: DeliveryId, moment: Timestamp, binding: &Binding) -> bool {
+        self.recent.of_delivery(delivery).is_some_and(|outcome| {
+            let (ended, aftermath) = match outcome.outcome.as_str() {
+                "accepted" => (outcome.at, binding.spec.timeout()),
+                _ if outcome.outcome.starts_with("callback_") => (outcome.at, AFTERMATH),
+                _ => (outcome.at.plus(Duration::from_micros(outcome.took_us)), AFTERMATH),
+            };
+            moment.since(ended) <= aftermath
+        })
     }
 
     /// Keeps a message's bytes and acknowledges it then, in a task of its own: a flood of what cannot be processed, or a

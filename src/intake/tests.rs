@@ -11,7 +11,10 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
 use crate::{
-    dispatch::{Bindings, Parts},
+    dispatch::{
+        Bindings, Parts,
+        fakes::{self, Function},
+    },
     domain::{
         binding::{BindingSpec, State, Wanted},
         clock::SystemClock,
@@ -22,7 +25,6 @@ use crate::{
         outcome::{Class, Outcome},
         secret::SigningSecret,
     },
-    platform::{Call, Driver, Established, Inspection, PlatformError},
     queue::{QueueOptions, SqliteQueue},
     source::Acknowledged,
 };
@@ -50,28 +52,12 @@ struct Script {
 }
 
 #[async_trait]
-impl Driver for Script {
-    async fn establish(&self, _: &Binding, _: &str) -> Result<Established, PlatformError> {
-        Ok(Established::Confirmed)
-    }
-
-    async fn inspect(&self, _: &Binding) -> Result<Inspection, PlatformError> {
-        Ok(Inspection::Missing)
-    }
-
-    async fn withdraw(&self, _: BindingId) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn check(&self) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn invoke(&self, call: Call<'_>) -> Outcome {
-        let parked = self.queue.parked_of(call.binding.id).await.unwrap_or_default();
+impl Function for Script {
+    async fn called(&self, binding: &Binding, delivery: &Delivery) -> Outcome {
+        let parked = self.queue.parked_of(binding.id).await.unwrap_or_default();
         lock(&self.parked).push(parked);
         let act = lock(&self.acts).pop_front().unwrap_or(Act::Answer(Class::Ok));
-        lock(&self.calls).push((call.delivery.event.key.clone(), call.delivery.id));
+        lock(&self.calls).push((delivery.event.key.clone(), delivery.id));
         let class = match act {
             Act::Answer(class) => class,
             Act::Wait(class) => {
@@ -89,6 +75,8 @@ enum Matching {
     All(Vec<Arc<Binding>>),
     Unreadable,
     Panic,
+    /// All, but not for this key before the gate opens.
+    Waits(&'static str, Arc<Semaphore>, Vec<Arc<Binding>>),
 }
 
 #[derive(Debug)]
@@ -96,12 +84,18 @@ struct Told(Mutex<Matching>);
 
 #[async_trait]
 impl Matcher for Told {
-    async fn matching(&self, _: &Event) -> anyhow::Result<Vec<Arc<Binding>>> {
+    async fn matching(&self, event: &Event) -> anyhow::Result<Vec<Arc<Binding>>> {
         let told = lock(&self.0).clone();
         match told {
             Matching::All(bindings) => Ok(bindings),
             Matching::Unreadable => anyhow::bail!("the file is gone"),
             Matching::Panic => panic!("on purpose"),
+            Matching::Waits(key, gate, bindings) => {
+                if event.key == key {
+                    gate.acquire().await?.forget();
+                }
+                Ok(bindings)
+            }
         }
     }
 }
@@ -148,7 +142,7 @@ impl Bench {
             queue: Arc::clone(&queue),
             gate: Semaphore::new(0),
         });
-        let driver: Arc<dyn Driver> = script.clone();
+        let driver = fakes::driver(script.clone());
         let recent = Arc::new(Recent::new(100));
         let (dispatcher, _suspected) = Dispatcher::new(Parts {
             queue: queue.clone(),
@@ -168,6 +162,7 @@ impl Bench {
             dispatcher,
             queue: queue.clone(),
             repeats: Repeats::new(100),
+            loops: Arc::default(),
             recent,
             clock,
         };
@@ -188,14 +183,9 @@ impl Bench {
         self.take_with(from, body, |_| ()).await
     }
 
-    async fn take_with(
-        &self,
-        from: &Arc<Origin>,
-        body: &[u8],
-        change: impl FnOnce(&mut Message),
-    ) -> Acknowledged {
+    fn message(&self, from: &Arc<Origin>, body: &[u8]) -> (Message, Acknowledged) {
         let (ack, acknowledged) = Ack::new(None);
-        let mut message = Message {
+        let message = Message {
             bytes: body.to_vec().into(),
             oversize: None,
             origin: Arc::clone(from),
@@ -203,6 +193,16 @@ impl Bench {
             pressed: false,
             ack,
         };
+        (message, acknowledged)
+    }
+
+    async fn take_with(
+        &self,
+        from: &Arc<Origin>,
+        body: &[u8],
+        change: impl FnOnce(&mut Message),
+    ) -> Acknowledged {
+        let (mut message, acknowledged) = self.message(from, body);
         change(&mut message);
         self.intake.take(message).await;
         acknowledged
@@ -498,4 +498,54 @@ async fn a_pressed_message_is_acknowledged_from_disk_while_its_function_hangs() 
     assert_eq!(bench.parked().await, 1);
     bench.script.gate.add_permits(1);
     bench.until("the row is removed", async || bench.parked().await == 0).await;
+}
+
+#[tokio::test]
+async fn a_function_that_fires_its_own_binding_is_told_of_and_nothing_of_it_is_dropped() {
+    let bench = Bench::new([]).await;
+    let from = patient(Redelivers::Yes);
+    let mut key = "in/a.jpg".to_owned();
+    for _ in 0..6 {
+        assert!(is_acknowledged(bench.take(&from, &body(&[&key])).await).await);
+        key.push_str(".copy");
+    }
+    assert_eq!(bench.calls().len(), 6);
+    let outcomes = bench.intake.recent.latest(Some(bench.bindings[0].id), 99);
+    let told: Vec<_> = outcomes.iter().filter(|one| one.outcome == "loop_suspected").collect();
+    assert_eq!(told.len(), 1, "once a minute: {told:?}");
+    assert_eq!(told[0].key, "in/a.jpg.copy.copy.copy");
+    assert!(told[0].detail.contains("ignore_principals"), "{}", told[0].detail);
+}
+
+#[tokio::test]
+async fn what_clients_upload_side_by_side_is_suspected_of_nothing() {
+    let bench = Bench::new([]).await;
+    let from = patient(Redelivers::Yes);
+    for number in 0..40 {
+        let keys = [format!("in/film-{number}.mp4"), format!("in/film-{number}.srt")];
+        assert!(is_acknowledged(bench.take(&from, &body(&[&keys[0], &keys[1]])).await).await);
+    }
+    assert_eq!(bench.calls().len(), 80);
+    assert!(bench.intake.recent.latest(None, 99).iter().all(|one| one.outcome == "ok"));
+}
+
+#[tokio::test]
+async fn a_message_whose_bindings_must_be_read_first_keeps_no_other_back() {
+    let bench = Bench::new([]).await;
+    let gate = Arc::new(Semaphore::new(0));
+    bench.matches(Matching::Waits("slow", Arc::clone(&gate), vec![Arc::clone(&bench.bindings[0])]));
+    let (inbox, messages) = mpsc::channel(9);
+    let running = tokio::spawn(bench.intake.clone().run(messages, || ()));
+    let from = patient(Redelivers::Yes);
+    let (slow, mut slow_acknowledged) = bench.message(&from, &body(&["slow"]));
+    let (other, other_acknowledged) = bench.message(&from, &body(&["other"]));
+    inbox.send(slow).await.unwrap();
+    inbox.send(other).await.unwrap();
+    assert!(is_acknowledged(other_acknowledged).await);
+    assert!(slow_acknowledged.try_recv().is_err());
+    gate.add_permits(1);
+    assert!(is_acknowledged(slow_acknowledged).await);
+    drop(inbox);
+    timeout(SOON, running).await.unwrap().unwrap();
+    assert_eq!(bench.calls().len(), 2);
 }

@@ -192,6 +192,44 @@ impl EventReceived<'_> {
     }
 }
 
+/// A binding's own function seems to have caused the event that fires it.
+#[derive(Debug)]
+pub struct LoopSuspected<'a> {
+    /// What the event fires.
+    pub delivery: &'a Delivery,
+    /// How many events in a row came of one another.
+    pub depth: u32,
+    /// Name of the object that the function ran for before.
+    pub parent: &'a str,
+    /// When.
+    pub at: Timestamp,
+    /// Whether to tell of it, or only to count it.
+    pub is_due: bool,
+}
+
+impl LoopSuspected<'_> {
+    /// Tells it.
+    pub fn tell(&self, recent: &Recent) {
+        let delivery = self.delivery;
+        Metric::LoopsSuspected.count(&[("platform", delivery.function.platform.to_string())]);
+        if !self.is_due {
+            return;
+        }
+        tracing::warn!(
+            binding = %delivery.binding, function = %delivery.function, bucket = %delivery.event.bucket,
+            key = %delivery.event.key, came_of = self.parent, depth = self.depth,
+            principal = %delivery.event.principal,
+            "a function seems to write what fires it again; name its principal in `ignore_principals`, or give the \
+             binding a narrower filter (nothing is dropped; told once a minute)"
+        );
+        let detail = format!(
+            "came of `{}`, {} events in a row; name the function's principal in `ignore_principals`, or narrow the filter",
+            self.parent, self.depth
+        );
+        recent.note(outcome_of(delivery, self.at, "loop_suspected", Duration::ZERO, &detail));
+    }
+}
+
 /// An event came in again.
 #[derive(Debug)]
 pub struct EventRepeated<'a> {

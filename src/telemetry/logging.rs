@@ -1,8 +1,20 @@
 //! The log: on standard error, for people or as JSON.
+//!
+//! Keys of objects, names of events and answers of functions are other people's texts, and a key may hold a line feed:
+//! in the text form control characters are escaped, so that nobody can write a line of ours.
 
-use std::io::IsTerminal;
+use std::{
+    fmt::{self, Debug},
+    io::IsTerminal,
+};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing::field::Field;
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt as _,
+    filter::ParseError,
+    fmt::format::{Writer, debug_fn},
+};
 
 use crate::config::log::{LogConfig, LogFormat};
 
@@ -12,8 +24,73 @@ pub fn start(config: &LogConfig) -> Result<(), ParseError> {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Refused where a test, or an embedding program, has set up its own.
     let _already_set = match config.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Text => {
+            let fields = debug_fn(one_line).delimited(" ");
+            log.with_ansi(std::io::stderr().is_terminal()).fmt_fields(fields).try_init()
+        }
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     Ok(())
+}
+
+/// Writes a field without its control characters.
+fn one_line(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
+    if field.name() != "message" {
+        write!(writer, "{}=", field.name())?;
+    }
+    format!("{value:?}").chars().try_for_each(|c| match c {
+        c if c.is_control() => write!(writer, "{}", c.escape_default()),
+        c => writer.write_char(c),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, MutexGuard};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    struct Line<'a>(MutexGuard<'a, Vec<u8>>);
+
+    impl std::io::Write for Line<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Log {
+        type Writer = Line<'a>;
+
+        fn make_writer(&'a self) -> Line<'a> {
+            Line(self.0.lock().unwrap())
+        }
+    }
+
+    #[test]
+    fn foreign_text_makes_no_line_of_its_own() {
+        let log = Log::default();
+        let fields = debug_fn(one_line).delimited(" ");
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).fmt_fields(fields).finish();
+        let key = "in/a\nERROR forged\r\x1b[2J\u{9b}ü.txt";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(%key, tries = 3, name = "text", "a message with {key}");
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let key = "in/a\\nERROR forged\\r\\u{1b}[2J\\u{9b}ü.txt";
+        assert!(
+            text.ends_with(&format!(": a message with {key} key={key} tries=3 name=\"text\"\n")),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
 }

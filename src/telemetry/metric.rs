@@ -47,6 +47,7 @@ metrics! {
     QueueTrouble: Counter "triggerd_queue_failures_total", "Queue operations that failed.";
     Events: Counter "triggerd_events_total", "Events that came in, by source and whether they matched a binding.";
     Repeats: Counter "triggerd_event_repeats_total", "Repeated events, by source and whether the first copy was in flight or settled.";
+    LoopsSuspected: Counter "triggerd_loops_suspected_total", "Events that seem to be caused by the function which they fire, by platform.";
     Quarantined: Counter "triggerd_quarantined_total", "Notifications that can never be processed, by source.";
     QueueCommits: Counter "triggerd_queue_commits_total", "Transactions committed to the queue file.";
     QueueCorrupt: Counter "triggerd_queue_corrupt_rows_total", "Rows of the queue that could not be read and went to the quarantine.";

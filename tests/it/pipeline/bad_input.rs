@@ -55,12 +55,13 @@ fn hopeless() -> Result<Vec<(Vec<u8>, &'static str)>> {
         (b"{\"EventName\":".to_vec(), "JSON"),
         (RECORDING.as_bytes()[..RECORDING.len() / 2].to_vec(), "JSON"),
         (b"\xff\xfe\x00".to_vec(), "UTF-8"),
-        (b"null".to_vec(), "object"),
-        (b"[]".to_vec(), "object"),
+        (b"null".to_vec(), "the whole body"),
+        (b"[]".to_vec(), "body"),
         (b"{}".to_vec(), "Records"),
         (b"{\"Records\":7}".to_vec(), "Records"),
         (b"{\"Records\":[7]}".to_vec(), "Records[0]"),
-        (deep, "JSON"),
+        ([b"{\"Records\":[", &deep[..], b"]}"].concat(), "JSON"),
+        (deep, "expected a string"),
         (text(&no_key), "key"),
         (text(&no_text), "key"),
         (text(&other_key), "Key"),
@@ -229,7 +230,7 @@ pub(crate) async fn every_odd_key_reaches_the_function_byte_for_byte(ctx: Ctx) -
     world.daemon.stop().await?;
     ensure!(noted(&folder)? == keys, "more keys came than were uploaded");
     let log = world.daemon.log()?;
-    let forged = log.lines().find(|line| !line.starts_with("20"));
+    let forged = log.lines().find(|line| !line.starts_with("20") && !line.starts_with("warning: "));
     ensure!(forged.is_none(), "a key has made a line of the log: {forged:?}");
     ensure!(!log.contains("quarantine"), "something is in quarantine");
     Ok(())

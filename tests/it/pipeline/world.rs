@@ -40,6 +40,11 @@ pub(crate) enum Way {
         /// Whether MinIO keeps what it could not hand over.
         queue_dir: bool,
     },
+    /// By two webhook targets: a fast one, and a safe one with a `queue_dir`.
+    Twin {
+        /// Where the daemon listens for the fast one.
+        fast_port: u16,
+    },
     /// By a broker and this version of MQTT.
     Mqtt {
         /// `mqtt://host:port`
@@ -60,6 +65,8 @@ pub(crate) struct Plan {
     pub(crate) functions: String,
     /// Whether the platform confirms by a call back.
     pub(crate) confirm_by_callback: bool,
+    /// More lines of the storage in the daemon's config.
+    pub(crate) storage: String,
     /// More lines at the end of the daemon's config.
     pub(crate) extra: String,
 }
@@ -72,6 +79,7 @@ impl Plan {
             relations: None,
             functions: functions.to_owned(),
             confirm_by_callback: false,
+            storage: String::new(),
             extra: String::new(),
         }
     }
@@ -123,12 +131,15 @@ impl World {
 fn minio_options(plan: &Plan, source_port: u16) -> MinioOptions {
     match &plan.way {
         Way::Webhook { queue_dir } => MinioOptions {
-            webhooks: vec![WebhookTarget {
-                id: "TRIGGERD".into(),
-                endpoint: format!("http://127.0.0.1:{source_port}/minio"),
-                auth_token: Some(WEBHOOK_TOKEN.into()),
-                queue_dir: *queue_dir,
-            }],
+            webhooks: vec![webhook_target("TRIGGERD", source_port, *queue_dir)],
+            env: vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())],
+            ..MinioOptions::default()
+        },
+        Way::Twin { fast_port } => MinioOptions {
+            webhooks: vec![
+                webhook_target("FAST", *fast_port, false),
+                webhook_target("TRIGGERD", source_port, true),
+            ],
             env: vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())],
             ..MinioOptions::default()
         },
@@ -147,6 +158,22 @@ fn minio_options(plan: &Plan, source_port: u16) -> MinioOptions {
     }
 }
 
+fn webhook_target(id: &str, port: u16, queue_dir: bool) -> WebhookTarget {
+    WebhookTarget {
+        id: id.into(),
+        endpoint: format!("http://127.0.0.1:{port}/minio"),
+        auth_token: Some(WEBHOOK_TOKEN.into()),
+        queue_dir,
+    }
+}
+
+fn webhook_source(port: u16, redelivers: &str) -> String {
+    format!(
+        "type = \"webhook\"\nlisten = \"127.0.0.1:{port}\"\ntoken = \"{WEBHOOK_TOKEN}\"\n\
+         redelivers = \"{redelivers}\"\n"
+    )
+}
+
 fn daemon_config(
     folder: &Path,
     plan: &Plan,
@@ -154,20 +181,24 @@ fn daemon_config(
     (admin_port, source_port): (u16, u16),
     platform_port: u16,
 ) -> Result<PathBuf> {
-    let (source, arn) = match &plan.way {
+    let (source, arns) = match &plan.way {
         Way::Webhook { queue_dir } => (
+            webhook_source(source_port, if *queue_dir { "yes" } else { "no" }),
+            vec![minio.webhook_arn("TRIGGERD")],
+        ),
+        Way::Twin { fast_port } => (
             format!(
-                "type = \"webhook\"\nlisten = \"127.0.0.1:{source_port}\"\ntoken = \"{WEBHOOK_TOKEN}\"\n\
-                 redelivers = \"{}\"\n",
-                if *queue_dir { "yes" } else { "no" }
+                "{}[sources.fast]\n{}",
+                webhook_source(source_port, "yes"),
+                webhook_source(*fast_port, "twin")
             ),
-            minio.webhook_arn("TRIGGERD"),
+            vec![minio.webhook_arn("FAST"), minio.webhook_arn("TRIGGERD")],
         ),
         Way::Mqtt { broker, version } => (
             format!(
                 "type = \"mqtt\"\nbroker = \"{broker}\"\ntopic = \"minio/events\"\nversion = \"{version}\"\n"
             ),
-            minio.mqtt_arn("TRIGGERD"),
+            vec![minio.mqtt_arn("TRIGGERD")],
         ),
     };
     let relations = plan.relations.as_ref().map_or(String::new(), |url| format!("url = \"{url}\"\n"));
@@ -176,11 +207,12 @@ fn daemon_config(
         "[node]\nname = \"one\"\nstate_dir = \"{state}\"\n[relations]\n{relations}\
          [admin]\nlisten = \"127.0.0.1:{admin_port}\"\ntoken = \"{OPERATOR_TOKEN}\"\n\
          [storages.default]\nendpoint = \"{endpoint}\"\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n\
-         targets = [\"{arn}\"]\n\
+         targets = {arns:?}\n{storage}\
          [platforms.local]\ndriver = \"rules\"\nurl = \"http://127.0.0.1:{platform_port}\"\n\
          token = \"{PLATFORM_TOKEN}\"\napi_token = \"{API_TOKEN}\"\n\
          [log]\nlevel = \"triggerd=debug,info\"\n[sources.main]\n{source}{extra}",
         state = state.display(),
+        storage = plan.storage,
         endpoint = minio.endpoint(),
         access = minio::ACCESS_KEY,
         secret = minio::SECRET_KEY,
