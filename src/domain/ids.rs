@@ -44,7 +44,8 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                // Several are shown for each event, so not byte by byte.
+                f.write_str(uuid::Uuid::from_bytes(self.0).simple().encode_lower(&mut [0; 32]))
             }
         }
 

@@ -363,7 +363,7 @@ impl Endpoint {
         permit: Option<Permit>,
         inbox: &mpsc::Sender<Message>,
     ) -> Result<(), Refusal> {
-        Metric::SourceMessages.count(&[("source", self.origin.source.to_string())]);
+        Metric::SourceMessages.count_often([("source", &self.origin.source)]);
         let (ack, acknowledged) = Ack::new(permit);
         let message = Message {
             bytes: read.bytes,

@@ -35,13 +35,13 @@ impl AttemptMade<'_> {
     /// Tells it.
     pub fn tell(&self, recent: &Recent) {
         let (delivery, outcome) = (self.delivery, self.outcome);
-        let platform = delivery.function.platform.to_string();
+        let platform = &*delivery.function.platform;
         let class = outcome.class.as_str();
-        Metric::Attempts.count(&[("platform", platform.clone()), ("class", class.to_owned())]);
-        Metric::AttemptSeconds.observe(self.took.as_secs_f64(), &[("platform", platform.clone())]);
+        Metric::Attempts.count_often([("platform", platform), ("class", class)]);
+        Metric::AttemptSeconds.observe_often(self.took.as_secs_f64(), [("platform", platform)]);
         if self.verdict == Verdict::Delivered {
             let age = self.at.plus(self.took).since(delivery.accepted_at);
-            Metric::DeliverySeconds.observe(age.as_secs_f64(), &[("platform", platform)]);
+            Metric::DeliverySeconds.observe_often(age.as_secs_f64(), [("platform", platform)]);
         }
         let took_ms = self.took.as_secs_f64() * 1_000.0;
         let (binding, function) = (delivery.binding, &delivery.function);
@@ -133,7 +133,7 @@ impl DeliveryParked<'_> {
             ParkedBecause::Repeat => "repeat",
             ParkedBecause::Stopping => "stopping",
         };
-        Metric::Parked.count(&[("because", because.to_owned())]);
+        Metric::Parked.count_often([("because", because)]);
         let delivery = self.delivery;
         tracing::debug!(delivery = %delivery.id, function = %delivery.function, because, "parked");
     }
@@ -174,7 +174,7 @@ impl EventReceived<'_> {
     pub fn tell(&self, recent: &Recent) {
         let event = self.event;
         let matched = if self.matched > 0 { "yes" } else { "no" };
-        Metric::Events.count(&[("source", self.source.to_owned()), ("matched", matched.to_owned())]);
+        Metric::Events.count_often([("source", self.source), ("matched", matched)]);
         tracing::debug!(
             event = %event.id, source = self.source, bucket = %event.bucket, key = %event.key,
             name = %event.name, matched = self.matched, "event"
@@ -209,7 +209,7 @@ impl EventRepeated<'_> {
     /// Tells it.
     pub fn tell(&self) {
         let copy = if self.in_flight { "joined" } else { "settled" };
-        Metric::Repeats.count(&[("source", self.source.to_owned()), ("copy", copy.to_owned())]);
+        Metric::Repeats.count_often([("source", self.source), ("copy", copy)]);
     }
 }
 

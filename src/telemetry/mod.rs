@@ -7,6 +7,7 @@
 pub mod happening;
 pub mod logging;
 mod metric;
+mod often;
 mod recent;
 
 use std::{error::Error, fmt};

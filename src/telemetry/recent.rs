@@ -52,10 +52,11 @@ impl Recent {
     /// Notes one.
     pub fn note(&self, outcome: RecentOutcome) {
         let mut ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if ring.len() >= self.limit {
-            ring.pop_front();
-        }
+        let oldest = if ring.len() >= self.limit { ring.pop_front() } else { None };
         ring.push_back(outcome);
+        drop(ring);
+        // Its texts are given back when nobody waits for the lock any more.
+        drop(oldest);
     }
 
     /// The last outcome of this delivery, while it is remembered.

@@ -242,7 +242,7 @@ impl Epoch<'_> {
             Err(TrySendError::Closed(_)) => return,
             Err(TrySendError::Full(_)) => return self.close(Ended::Full),
         }
-        Metric::SourceMessages.count(&[("source", self.of.origin.source.to_string())]);
+        Metric::SourceMessages.count_often([("source", &self.of.origin.source)]);
         let message = Message {
             bytes,
             oversize,
