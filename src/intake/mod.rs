@@ -22,7 +22,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 
 pub use self::repeats::Repeats;
 use self::repeats::{Held, Pending, Seen};
@@ -71,11 +74,17 @@ pub struct Intake {
 impl Intake {
     /// Takes messages until the sources have ended, with a `beat` after each and while there is none.
     pub async fn run(self, mut inbox: mpsc::Receiver<Message>, beat: impl Fn() + Send) {
+        // One timer for all: a timeout for each message would be set and taken back for each.
+        let mut idle = interval(IDLE);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match timeout(IDLE, inbox.recv()).await {
-                Ok(Some(message)) => self.take(message).await,
-                Ok(None) => return,
-                Err(_idle) => (),
+            tokio::select! {
+                biased;
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message).await,
+                    None => return,
+                },
+                _ = idle.tick() => (),
             }
             beat();
         }

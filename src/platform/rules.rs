@@ -31,7 +31,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use reqwest::{Client, Method, RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -57,6 +57,14 @@ const MANAGEMENT: Duration = Duration::from_secs(10);
 
 /// Connections kept to the platform while nothing is called.
 const IDLE_CONNECTIONS: usize = 64;
+
+// Made once: a name that is given as text is read and copied for each call.
+const TRIGGER_RULE_ID: HeaderName = HeaderName::from_static("trigger-rule-id");
+const TRIGGER_DELIVERY_ID: HeaderName = HeaderName::from_static("trigger-delivery-id");
+const TRIGGER_ATTEMPT: HeaderName = HeaderName::from_static("trigger-attempt");
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// A platform that cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -181,12 +189,12 @@ impl RulesDriver {
             .post(self.url(&["functions", &binding.spec.function.function, "invocations"]))
             .header(header::CONTENT_TYPE, encoded.content_type)
             .header(header::CONTENT_LENGTH, encoded.body.len())
-            .header("trigger-rule-id", binding.id.to_string())
-            .header("trigger-delivery-id", &id)
-            .header("trigger-attempt", delivery.tries.saturating_add(1))
-            .header("webhook-id", &id)
-            .header("webhook-timestamp", call.now.as_seconds())
-            .header("webhook-signature", signature);
+            .header(TRIGGER_RULE_ID, binding.id.to_string())
+            .header(TRIGGER_DELIVERY_ID, &id)
+            .header(TRIGGER_ATTEMPT, delivery.tries.saturating_add(1))
+            .header(WEBHOOK_ID, &id)
+            .header(WEBHOOK_TIMESTAMP, call.now.as_seconds())
+            .header(WEBHOOK_SIGNATURE, signature);
         for (name, value) in encoded.headers {
             request = request.header(name, value);
         }
