@@ -26,7 +26,7 @@ pub(crate) const TOPIC: &str = "minio/events";
 pub(crate) const WEBHOOK_TOKEN: &str = "token-of-the-webhook-target";
 const OPERATOR_TOKEN: &str = "operator-token-of-the-bench";
 const FUNCTION: &str = "instant";
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// Everything that runs beside this process.
 pub(crate) struct Installation {

@@ -15,7 +15,7 @@ use triggerd::domain::clock::{Clock, SystemClock};
 use crate::harness::wait::wait_for;
 
 /// How long the last event of a load may take. What has not arrived by then is lost.
-const LAST: Duration = Duration::from_secs(60);
+const LAST: Duration = Duration::from_mins(1);
 
 /// Times are nanoseconds of the ledger's clock.
 #[derive(Debug)]
