@@ -309,7 +309,7 @@ fn spawn_suspicions(
                 dispatcher.inspected(id, revision);
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     back.spawn("inspections on suspicion", async move {
         tokio::select! {
