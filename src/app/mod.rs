@@ -8,14 +8,15 @@
 //! at most for the drain time; then they are cut off and parked; the queue writes what it was given and closes; the
 //! rest goes. Whoever ends before being asked to brings everything down, with a failing exit code.
 
+mod doors;
 mod foundation;
 mod front;
 mod health;
 mod ports;
 mod probes;
+mod workers;
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -23,47 +24,26 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use sd_notify::NotifyState;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use probes::probes;
 
-use self::{
-    foundation::Foundation,
-    front::Front,
-    ports::{CatalogPort, ReconcilerPort, ResultsPort},
-};
+use self::{foundation::Foundation, front::Front, ports::CatalogPort};
 use crate::{
-    admin::{self, Access, AdminState, Door, Names},
     binding,
     config::Config,
     dispatch::{self, Dispatcher, callback::Callbacks},
-    domain::{
-        clock::Clock,
-        entropy::Entropy,
-        ids::{BindingId, DeliveryId},
-    },
-    lifecycle::{Pulse, Stop, Workers, feed_watchdog, tell_systemd},
-    queue::Queue,
-    telemetry::{Chain, Metric, Recent, logging},
+    domain::{clock::Clock, entropy::Entropy},
+    lifecycle::{Stop, Workers, feed_watchdog, tell_systemd},
+    telemetry::{Metric, Recent, logging},
 };
 
 /// Recent outcomes that are remembered.
 const RECENT: usize = 5_000;
-
-/// How often a worker that waits for its beginning shows that it lives.
-const WAITING: Duration = Duration::from_secs(1);
-
-/// How often what was observed is worked into the histograms: until then, and until somebody asks for the metrics, each
-/// observation is kept by itself.
-const UPKEEP: Duration = Duration::from_secs(5);
-
-/// How often the queue is asked to show that it writes.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// How long the workers may take to end after everything was stopped.
 const GRACE: Duration = Duration::from_secs(5);
@@ -144,7 +124,7 @@ impl Daemon {
         let (reconciler, handle) = binding::Reconciler::new(
             binding::Parts {
                 relations: Arc::clone(&foundation.authority),
-                drivers: drivers.into_iter().collect::<HashMap<_, _>>(),
+                drivers,
                 storages: foundation::storages(&config)?,
                 deliveries: Arc::new(dispatcher.clone()),
                 clock: Arc::clone(&foundation.clock),
@@ -157,12 +137,12 @@ impl Daemon {
             },
         );
         let dispatching = (handle.clone(), dispatcher.clone(), Arc::clone(&foundation.clock));
-        spawn_suspicions(&mut back, suspected, dispatching, back_stop.clone());
-        spawn_upkeep(&mut back, metrics.clone(), back_stop.clone());
+        workers::suspicions(&mut back, suspected, dispatching, back_stop.clone());
+        workers::upkeep(&mut back, metrics.clone(), back_stop.clone());
 
-        let pulses = pulses(&foundation.clock);
-        spawn_pump(&mut back, &foundation, dispatcher.clone(), (pulses[0].clone(), pulses[1].clone()));
-        spawn_probe(&mut back, foundation.queue.clone(), pulses[2].clone(), back_stop.clone());
+        let pulses = workers::pulses(&foundation.clock);
+        workers::pump(&mut back, &foundation, dispatcher.clone(), (pulses[0].clone(), pulses[1].clone()));
+        workers::probe(&mut back, foundation.queue.clone(), pulses[2].clone(), back_stop.clone());
         let reconciling = back_stop.clone();
         back.spawn("the reconciler", async move {
             reconciler.run(reconciling).await;
@@ -179,16 +159,15 @@ impl Daemon {
             ready: OnceLock::from(front.asks()),
             metrics,
         });
-        let state = admin_state(&config, &foundation, &dispatcher, handle, (health, recent));
-        serve_admin(&mut back, &config, state, &back_stop).await?;
+        let state = doors::state(&config, &foundation, &dispatcher, handle, (health, recent));
+        doors::open(&mut back, &config, state, &back_stop).await?;
         let watched = stop.clone();
         back.spawn("the watchdog", feed_watchdog(pulses, watched));
         Ok(Self { config, foundation, dispatcher, front, back, back_stop, stop, open })
     }
 
     async fn live(mut self) -> anyhow::Result<()> {
-        let failed = self.open_sources().await.or_else(|| None);
-        let failed = match failed {
+        let failed = match self.open_sources().await {
             Some(failed) => Some(failed),
             None => self.until_stopped().await,
         };
@@ -283,160 +262,4 @@ fn ended_early((name, result): (String, anyhow::Result<()>)) -> anyhow::Error {
         Ok(()) => anyhow::anyhow!("{name} ended of its own accord"),
         Err(error) => error.context(format!("{name} ended")),
     }
-}
-
-/// Pulses of the pump, of intake, and of the queue.
-fn pulses(clock: &Arc<dyn Clock>) -> Vec<Pulse> {
-    ["dispatch", "intake", "queue"].map(|name| Pulse::new(name, Arc::clone(clock))).to_vec()
-}
-
-/// Runs the pump once the bindings are known: one that is not would be taken for gone, and its deliveries for dead. Until
-/// then neither pump nor intake can work, which is no lack of progress.
-fn spawn_pump(back: &mut Workers, foundation: &Foundation, pump: Dispatcher, beats: (Pulse, Pulse)) {
-    let mirror = foundation.mirror.clone();
-    back.spawn("the pump of parked deliveries", async move {
-        loop {
-            tokio::select! {
-                ready = mirror.ready() => {
-                    ready?;
-                    break;
-                }
-                () = tokio::time::sleep(WAITING) => {
-                    beats.0.beat();
-                    beats.1.beat();
-                }
-            }
-        }
-        Ok(pump.run(|| beats.0.beat()).await?)
-    });
-}
-
-/// Has the reconciler inspect what dispatch grows suspicious of, and reports. Bindings are inspected side by side, each
-/// once at a time: what is suspected again meanwhile is suspected once more by its next attempt.
-fn spawn_suspicions(
-    back: &mut Workers,
-    mut suspected: tokio::sync::mpsc::Receiver<BindingId>,
-    (handle, dispatcher, clock): (binding::Handle, Dispatcher, Arc<dyn Clock>),
-    stop: CancellationToken,
-) {
-    back.spawn("inspections on suspicion", async move {
-        let (mut asked, mut inspections) = (HashSet::new(), FuturesUnordered::new());
-        loop {
-            tokio::select! {
-                Some(id) = suspected.recv() => {
-                    if asked.insert(id) {
-                        let (handle, began) = (&handle, clock.now());
-                        inspections.push(async move { (id, began, handle.inspect_now(id).await) });
-                    }
-                }
-                Some((id, began, verdict)) = inspections.next() => {
-                    asked.remove(&id);
-                    if let binding::InspectionVerdict::InStep { revision } = verdict {
-                        dispatcher.inspected(id, revision, began);
-                    }
-                }
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-    });
-}
-
-/// Keeps the histograms' memory bounded where nobody asks for the metrics.
-fn spawn_upkeep(back: &mut Workers, metrics: PrometheusHandle, stop: CancellationToken) {
-    back.spawn("the upkeep of the metrics", async move {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(UPKEEP) => metrics.run_upkeep(),
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-    });
-}
-
-/// Shows that the queue writes: a deletion of nothing, through the writer and its commit.
-fn spawn_probe(
-    back: &mut Workers,
-    queue: Arc<crate::queue::SqliteQueue>,
-    pulse: Pulse,
-    stop: CancellationToken,
-) {
-    back.spawn("the queue's probe", async move {
-        loop {
-            match queue.delivered(DeliveryId::from_bytes([0; 16])).await {
-                Ok(_) => (),
-                Err(crate::queue::QueueError::Closed) if !stop.is_cancelled() => {
-                    bail!("the queue's writer ended")
-                }
-                Err(error) => tracing::error!(error = %Chain(&error), "the queue cannot write"),
-            }
-            // An answer is progress, whatever it says: a restart mends no disk.
-            pulse.beat();
-            tokio::select! {
-                () = tokio::time::sleep(PROBE) => (),
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-    });
-}
-
-/// What the admin API works with.
-fn admin_state(
-    config: &Config,
-    foundation: &Foundation,
-    dispatcher: &Dispatcher,
-    handle: binding::Handle,
-    (health, recent): (Arc<health::Parts>, Arc<Recent>),
-) -> Arc<AdminState> {
-    Arc::new(AdminState {
-        node: config.node.name.clone(),
-        access: access(config),
-        names: Names {
-            storages: config.storages.keys().cloned().collect(),
-            platforms: config.platforms.keys().cloned().collect(),
-        },
-        open_metrics: config.admin.open_metrics,
-        relations: Arc::clone(&foundation.authority),
-        queue: foundation.queue.clone(),
-        deliveries: Arc::new(dispatcher.clone()),
-        reconciler: Arc::new(ReconcilerPort(handle)),
-        catalog: Arc::new(CatalogPort(Arc::clone(&foundation.catalog))),
-        health,
-        callbacks: Arc::new(ResultsPort {
-            catalog: Arc::clone(&foundation.catalog),
-            recent: Arc::clone(&recent),
-            clock: Arc::clone(&foundation.clock),
-            seen: std::sync::Mutex::default(),
-        }),
-        recent,
-        clock: Arc::clone(&foundation.clock),
-        entropy: Arc::clone(&foundation.entropy),
-    })
-}
-
-fn access(config: &Config) -> Access {
-    let platforms = config.platforms.iter();
-    let platforms =
-        platforms.filter_map(|(name, platform)| Some((name.as_str(), platform.api_token.as_ref()?)));
-    Access::new(config.admin.token.as_ref(), platforms)
-}
-
-/// Listens at the admin address, and at the callbacks' if there is one.
-async fn serve_admin(
-    back: &mut Workers,
-    config: &Config,
-    state: Arc<AdminState>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let callbacks = config.callbacks.as_ref().map(|callbacks| (callbacks.listen, Door::Callbacks));
-    let doors = [(config.admin.listen, Door::admin(config.admin.listen))].into_iter().chain(callbacks);
-    for (address, door) in doors {
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen at {address}: is another triggerd running, or the port taken?")
-        })?;
-        let (router, stop) = (admin::router(Arc::clone(&state), door), stop.clone());
-        back.spawn(format!("the listener at {address}"), async move {
-            Ok(admin::serve(listener, router, stop).await?)
-        });
-    }
-    Ok(())
 }
