@@ -8,7 +8,7 @@ use std::{
 use super::{
     Storage, bucket_rules,
     decide::Found,
-    reconciler::{BucketKey, Core},
+    look::{BucketKey, Core},
 };
 use crate::{
     bucket::{BucketError, BucketRule, Configuration},

@@ -49,6 +49,7 @@ pub mod bucket_rules;
 mod bucket_step;
 mod decide;
 mod handle;
+mod look;
 mod reconciler;
 mod rule_step;
 mod schedule;

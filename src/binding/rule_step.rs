@@ -9,7 +9,7 @@ use std::{
 use super::{
     decide::{self, Found},
     handle::InspectionVerdict,
-    reconciler::Core,
+    look::Core,
     schedule::Left,
 };
 use crate::{

@@ -3,7 +3,7 @@
 use super::{
     bucket_step::BucketLooked,
     decide::{self, Found},
-    reconciler::Core,
+    look::Core,
     rule_step::Away,
     schedule::Left,
 };
