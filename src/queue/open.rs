@@ -108,8 +108,17 @@ pub(super) fn connect_options(path: &Path, options: &QueueOptions) -> SqliteConn
 }
 
 /// How readers connect: the same file, no writing.
-pub(super) fn read_options(writer: &SqliteConnectOptions) -> SqliteConnectOptions {
-    writer.clone().pragma("cache_size", "-4096").pragma("query_only", "ON")
+///
+/// They are told neither the journal mode nor `auto_vacuum`, which the file knows: setting the latter writes, so that a
+/// reader would wait for whoever has the file locked.
+pub(super) fn read_options(writer: &SqliteConnectOptions, options: &QueueOptions) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(writer.get_filename())
+        .create_if_missing(false)
+        .busy_timeout(options.busy_timeout)
+        .pragma("cache_size", "-4096")
+        .pragma("query_only", "ON")
+        .disable_statement_logging()
 }
 
 /// Makes the file if it is missing, and keeps others from reading it.

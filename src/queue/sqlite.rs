@@ -83,7 +83,7 @@ impl SqliteQueue {
             .max_lifetime(None)
             .acquire_timeout(Duration::from_secs(30))
             .test_before_acquire(false)
-            .connect_with(read_options(&connect))
+            .connect_with(read_options(&connect, options))
             .await
             .map_err(opening)?;
         let (sender, receiver) = mpsc::channel(2 * MAX_BATCH);

@@ -25,6 +25,22 @@ async fn batch_that_cannot_be_written_fails_whole_and_the_next_begins_anew() {
 }
 
 #[tokio::test]
+async fn readers_that_connect_while_the_file_is_locked_do_not_wait() {
+    let options = QueueOptions { busy_timeout: Duration::from_secs(600), ..QueueOptions::default() };
+    let f = Fixture::with(options).await;
+    f.queue.park(park(delivery(0, "f"), NOW)).await.unwrap();
+    let mut other = f.sql().await;
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    // As many at once as there are readers, and more.
+    let function = function("f");
+    let reads = join_all((0..8).map(|_| f.due_ids(&function, NOW)));
+    let read =
+        tokio::time::timeout(Duration::from_secs(30), reads).await.expect("a reader waited for the lock");
+    assert!(read.iter().all(|due| due.len() == 1));
+    lock.rollback().await.unwrap();
+}
+
+#[tokio::test]
 async fn disk_without_room_fails_the_batch_and_keeps_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let options = QueueOptions::default();
