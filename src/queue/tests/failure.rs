@@ -26,7 +26,7 @@ async fn batch_that_cannot_be_written_fails_whole_and_the_next_begins_anew() {
 
 #[tokio::test]
 async fn readers_that_connect_while_the_file_is_locked_do_not_wait() {
-    let options = QueueOptions { busy_timeout: Duration::from_secs(600), ..QueueOptions::default() };
+    let options = QueueOptions { busy_timeout: Duration::from_mins(10), ..QueueOptions::default() };
     let f = Fixture::with(options).await;
     f.queue.park(park(delivery(0, "f"), NOW)).await.unwrap();
     let mut other = f.sql().await;
