@@ -85,6 +85,7 @@ fn refusals() -> Vec<Test> {
         a_duplicate_event_fires_once_and_after_a_restart_under_the_same_id,
         every_odd_key_reaches_the_function_byte_for_byte,
         unknown_event_names_are_answered_shown_and_fire_nothing,
+        what_cannot_be_processed_by_mqtt_is_acknowledged_and_kept,
         what_cannot_be_processed_is_acknowledged_and_kept,
     };
     use bad_requests::{
@@ -103,6 +104,7 @@ fn refusals() -> Vec<Test> {
     };
     tests! {
         [Minio] what_cannot_be_processed_is_acknowledged_and_kept;
+        [Minio, Mosquitto] what_cannot_be_processed_by_mqtt_is_acknowledged_and_kept;
         [Minio] unknown_event_names_are_answered_shown_and_fire_nothing;
         [Minio] a_duplicate_event_fires_once_and_after_a_restart_under_the_same_id;
         [Minio] every_odd_key_reaches_the_function_byte_for_byte within 150;
