@@ -116,6 +116,11 @@ async fn match_explains_outlines_and_whole_events() {
         .problem(400, "bad-request");
     let unknown = json!({"bucket": "photos", "key": "", "storage": "nas"});
     api.post(OPERATOR, "/v1/match", &unknown).await.problem(422, "unknown-storage");
+    for name in ["s3:ObjectCreated:*", "ObjectCreate:Put"] {
+        let unknown = json!({"bucket": "photos", "key": "in/a.jpg", "name": name});
+        let answer = api.post(OPERATOR, "/v1/match", &unknown).await;
+        assert!(answer.problem(422, "unknown-event").contains(name), "a typing error is no missing match");
+    }
     api.world.sick.store(true, Ordering::Relaxed);
     let failed = api.post(OPERATOR, "/v1/match", &outline).await;
     assert!(!failed.problem(500, "catalog-failed").contains("disk I/O"), "causes belong into the log");
