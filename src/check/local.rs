@@ -54,8 +54,7 @@ impl Probe for StateDir {
         let probe = self.path.join(format!(".check-{}", std::process::id()));
         let written = fs::write(&probe, b"check").and_then(|()| fs::remove_file(&probe));
         if let Err(error) = written {
-            let remedy =
-                format!("run check as the daemon's user (`sudo -u triggerd`), or `chown triggerd {path}`");
+            let remedy = format!("run check as root or as the daemon's user, or give {path} to that user");
             return vec![Finding::fail(part, format!("this user cannot write in {path}: {error}"), remedy)];
         }
         let free = rustix::fs::statvfs(&self.path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
