@@ -192,7 +192,7 @@ pub(super) async fn outcomes(
                 one.name.clone(),
                 format!("{}/{}", one.bucket, one.key),
                 one.binding.map(|id| id.to_string()).unwrap_or_default(),
-                one.detail.clone(),
+                one.detail.trim_end().to_owned(),
             ]
         })
         .collect();

@@ -19,6 +19,7 @@ use crate::{
         binding::{State, Step, StepName, StepState},
         clock::Timestamp,
         ids::{BindingId, DeliveryId, EventId},
+        spec::BindingSpec,
     },
     telemetry::RecentOutcome,
 };
@@ -63,7 +64,7 @@ impl Host {
             name: "s3:ObjectCreated:Put".into(),
             outcome: "unmatched".into(),
             took_us: 1_250,
-            detail: String::new(),
+            detail: "as printed\n".into(),
         });
         host.configure(listen(state).await, OPERATOR);
         host
@@ -105,6 +106,32 @@ fn the_arguments_are_a_sound_definition() {
     {
         assert!(help.contains(part), "{part} is not in the help");
     }
+}
+
+#[test]
+fn the_help_names_the_defaults_that_the_api_has() {
+    let least = serde_json::json!({"storage": "main", "bucket": "photos", "events": ["s3:ObjectCreated:*"],
+                                   "platform": "local", "function": "thumb"});
+    let spec: BindingSpec = serde_json::from_value(least).unwrap();
+    let spec = serde_json::to_value(&spec).unwrap();
+    let help = Cli::command().find_subcommand_mut("bind").unwrap().render_long_help().to_string();
+    let shown = |option: &str| {
+        let told =
+            help.split(&format!("--{option} <")).nth(1).unwrap().split("when not given").next().unwrap();
+        told.rsplit("; ").next().unwrap().trim().to_owned()
+    };
+    let millis = |option: &str| shown(option).parse::<jiff::SignedDuration>().unwrap().as_millis();
+    assert_eq!(shown("payload"), spec["payload"]);
+    assert_eq!(shown("concurrency"), spec["concurrency"].to_string());
+    assert_eq!(shown("max-attempts"), spec["retry"]["max_attempts"].to_string());
+    for (option, default) in [
+        ("timeout", &spec["timeout_ms"]),
+        ("first-wait", &spec["retry"]["first_wait_ms"]),
+        ("max-wait", &spec["retry"]["max_wait_ms"]),
+    ] {
+        assert_eq!(millis(option).to_string(), default.to_string(), "{option}");
+    }
+    assert_eq!((millis("max-event-age") / 1_000).to_string(), spec["max_event_age_s"].to_string());
 }
 
 #[test]
@@ -290,7 +317,12 @@ async fn outcomes_and_nodes_are_tables() {
     let host = Host::new().await;
     let ran = host.run("outcomes").await;
     assert!(ran.done().contains("unmatched  1.2 ms  s3:ObjectCreated:Put  photos/in/a.jpg"), "{}", ran.out);
-    assert_eq!(host.run("outcomes --json").await.json()["outcomes"][0]["key"], "in/a.jpg");
+    assert!(ran.out.ends_with("as printed\n"), "the end of a function's last line is no news: {}", ran.out);
+    let json = host.run("outcomes --json").await.json();
+    assert_eq!(
+        (&json["outcomes"][0]["key"], &json["outcomes"][0]["detail"]),
+        (&"in/a.jpg".into(), &"as printed\n".into())
+    );
     host.world.nodes.lock().unwrap().extend([node("here", 0), node("old", 90)]);
     let ran = host.run("nodes").await;
     assert!(ran.done().contains("here (this one)") && ran.out.contains("90 s ago"), "{}", ran.out);
