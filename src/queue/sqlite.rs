@@ -23,7 +23,7 @@ use super::{
     QueueOptions, Retry, Writer,
     books::Books,
     command::{Answer, Command, LetterRow, ParkRow, Work},
-    open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
+    open::{FileId, Limits, connect_options, failed, migrate, prepare_file, read_options},
     read::{self, Page},
     rows::Table,
     writer::MAX_BATCH,
@@ -71,6 +71,7 @@ impl SqliteQueue {
     ) -> Result<(Self, Writer), QueueError> {
         let opening = |error| failed("open", error);
         let mut conn = connect.connect().await.map_err(opening)?;
+        let file = FileId::of(connect.get_filename()).await.map_err(opening)?;
         migrate(&mut conn, options.migrate).await?;
         if let Err(error) = Books::forget_unused(&mut conn).await {
             tracing::warn!(error = %Chain(&error), "functions without deliveries stay in the queue file");
@@ -97,6 +98,7 @@ impl SqliteQueue {
         let writer = Writer {
             requests: receiver,
             options: connect,
+            file,
             limits: Limits::from(options),
             conn: Some(conn),
             books: Some(books),
