@@ -14,8 +14,8 @@
 //! again: the reconciler reads the whole intended state. When the relations are away, changes get a clear 503, and what
 //! this daemon holds itself (dead letters, recent outcomes) is served on.
 //!
-//! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once, 256 connections, none of them silent for
-//! more than a minute; pages are limited. Every error is a problem document (RFC 9457) that says what
+//! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once, 256 connections, none of them without
+//! progress for more than a minute; pages are limited. Every error is a problem document (RFC 9457) that says what
 //! to do. No secret is ever part of an answer.
 
 mod access;
