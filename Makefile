@@ -9,7 +9,7 @@ PACKAGES := build-essential ca-certificates curl libssl-dev openssl pkg-config u
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # `make test`, in this order. Each is a target of its own.
-STAGES := deps servers format lint build unit demo integration
+STAGES := deps servers format lint build unit fuzz-short demo integration
 
 .PHONY: help
 help: ## List the tasks
@@ -57,6 +57,14 @@ build: ## Build everything, the tests too
 .PHONY: unit
 unit: ## Run the unit tests
 	cargo test --locked --lib --bins
+
+.PHONY: fuzz-short
+fuzz-short: ## Run the fuzz targets, 200,000 inputs in all
+	cargo test --locked --test fuzz -- --nocapture
+
+.PHONY: fuzz
+fuzz: ## Run the fuzz targets with 100,000,000 inputs in all, optimised
+	TRIGGERD_FUZZ=500 cargo test --locked --profile fuzz --test fuzz -- --nocapture
 
 .PHONY: integration
 integration: ## Run the tests on real servers (`make servers` first)
