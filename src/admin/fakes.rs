@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, MutexGuard,
+        Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -51,6 +51,8 @@ pub(crate) struct World {
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) away: AtomicBool,
     pub(crate) sick: AtomicBool,
+    /// Where it says that it listens.
+    pub(crate) listening: OnceLock<SocketAddr>,
     /// Turns each binding that is asked for into this state when it is looked at next.
     pub(crate) next_state: Mutex<Option<(BindingState, String)>>,
 }
@@ -424,7 +426,9 @@ impl Explain for World {
 
 impl Health for World {
     fn liveness(&self) -> Vec<Part> {
-        vec![Part { name: "workers".into(), ok: true, detail: "progress 1 s ago".into() }]
+        let listening = self.listening.get().map(ToString::to_string).unwrap_or_default();
+        let listeners = Part { name: LISTENERS.into(), ok: true, detail: listening };
+        vec![Part { name: "workers".into(), ok: true, detail: "progress 1 s ago".into() }, listeners]
     }
 
     fn readiness(&self) -> Vec<Part> {

@@ -58,7 +58,9 @@ use crate::{
 };
 
 pub use access::{Access, Caller};
-pub use ports::{CallbackAnswer, Callbacks, ConfirmError, Explain, Health, Part, Reconciler, Unexplained};
+pub use ports::{
+    CallbackAnswer, Callbacks, ConfirmError, Explain, Health, LISTENERS, Part, Reconciler, Unexplained,
+};
 pub use problem::Problem;
 
 /// Largest body of a request, in bytes.

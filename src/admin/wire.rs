@@ -1,5 +1,7 @@
 //! What requests and answers look like; used by the handlers and by the client.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
     telemetry::RecentOutcome,
 };
 
-use super::ports::Part;
+use super::ports::{LISTENERS, Part};
 
 /// A binding that is asked for. What is left out has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -304,4 +306,13 @@ pub struct HealthView {
     pub ok: bool,
     /// Each part.
     pub parts: Vec<Part>,
+}
+
+impl HealthView {
+    /// The addresses at which the daemon listens, of its liveness.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let part = self.parts.iter().find(|part| part.name == LISTENERS);
+        let addresses = part.into_iter().flat_map(|part| part.detail.split(' '));
+        addresses.filter_map(|address| address.parse().ok()).collect()
+    }
 }

@@ -66,7 +66,9 @@ impl Host {
             took_us: 1_250,
             detail: "as printed\n".into(),
         });
-        host.configure(listen(state).await, OPERATOR);
+        let address = listen(state).await;
+        host.world.listening.set(address).unwrap();
+        host.configure(address, OPERATOR);
         host
     }
 
@@ -423,7 +425,22 @@ async fn check_reports_config_and_host_at_once() {
 async fn check_of_a_running_daemon_finds_its_addresses_held() {
     let host = Host::new().await;
     let ran = host.run("check").await;
-    assert!(ran.out.contains("is in use while this triggerd runs"), "{}", ran.out);
+    assert!(ran.out.contains("is where this triggerd listens now"), "{}", ran.out);
+    // Somebody else's address is not ours because the daemon runs.
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = host.folder.path().join("triggerd.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let source = format!(
+        "[sources.in]\ntype = \"webhook\"\nlisten = \"{}\"\ntoken = \"t\"\nredelivers = \"yes\"\n",
+        foreign.local_addr().unwrap()
+    );
+    std::fs::write(&file, format!("{config}{source}")).unwrap();
+    let ran = host.run("check").await;
+    assert!(
+        ran.out.contains("FAIL sources.in.listen: ") && ran.out.contains("by another process"),
+        "{}",
+        ran.out
+    );
     std::fs::remove_file(host.folder.path().join("triggerd.toml")).unwrap();
     let ran = host.run("check").await;
     assert_eq!((ran.ended, ran.out.lines().count()), (Ok(Ended::Failed), 1), "{}", ran.out);

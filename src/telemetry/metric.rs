@@ -73,6 +73,11 @@ impl Metric {
         }
     }
 
+    /// Shows a counter at 0, with these labels: Prometheus sees no growth from nothing to 1.
+    pub fn begin(self, labels: &[(&'static str, String)]) {
+        metrics::counter!(self.name(), labels).increment(0);
+    }
+
     /// Counts one, with these labels.
     pub fn count(self, labels: &[(&'static str, String)]) {
         metrics::counter!(self.name(), labels).increment(1);
