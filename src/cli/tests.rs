@@ -135,7 +135,7 @@ async fn bind_follows_the_handshake_until_it_is_active() {
     assert!(lines[0].ends_with("is pending"), "{}", ran.out);
     assert!(lines[1].ends_with("is active: every daemon knows it"), "{}", ran.out);
     let binding = host.world.bindings.lock().unwrap().values().next().unwrap().clone();
-    assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 8));
+    assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 10));
 }
 
 #[tokio::test]
