@@ -68,6 +68,8 @@ pub(super) enum Command {
     Match(MatchArgs),
     /// Show what fired lately on this daemon, and what came of it; newest first.
     Outcomes(OutcomesArgs),
+    /// Show how each function flows on this daemon: what waits, how fast it drains, its limits and circuit breaker.
+    Functions,
     /// List the daemons that share the relations, or forget one that will not return.
     Nodes(NodesArgs),
     /// Print a script that completes these commands in a shell.
@@ -126,6 +128,9 @@ pub(super) struct BindArgs {
     /// Most calls of the function at once.
     #[arg(long, value_name = "NUMBER")]
     pub(super) concurrency: Option<u32>,
+    /// Most calls of the function in a second, such as 50 or 0.5; what exceeds it waits.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) rate_limit: Option<f64>,
     /// Failed attempts after which a delivery becomes a dead letter.
     #[arg(long, value_name = "NUMBER")]
     pub(super) max_attempts: Option<u32>,
