@@ -202,17 +202,17 @@ async fn a_flood_for_a_function_that_hangs_keeps_no_other_waiting() {
 }
 
 #[tokio::test]
-async fn thousands_of_functions_have_their_turn() {
+async fn a_thousand_functions_have_their_turn() {
     let bench = Bench::still([], 4, QueueOptions::default()).await;
     let mut parks = Vec::new();
-    for number in 0..2_000_u32 {
+    for number in 0..1_000_u32 {
         let mut binding = Binding::clone(&bench.binding);
-        binding.id = BindingId::from_bytes(u128::from(number + 1_000).to_be_bytes());
+        binding.id = BindingId::from_bytes(u128::from(number + 1).to_be_bytes());
         binding.spec.function.function = format!("function-{number}");
         lock(&bench.mirror.bindings).insert(binding.id, Arc::new(binding.clone()));
         parks.push(binding);
     }
     futures_util::future::join_all(parks.iter().map(|binding| bench.park(binding, false))).await;
     bench.start_pump();
-    bench.until("all called", async || bench.calls() == 2_000).await;
+    bench.until("all called", async || bench.calls() == 1_000).await;
 }

@@ -24,7 +24,7 @@ use crate::{
     queue::{DeadLetterQuery, Park, QueueOptions, SqliteQueue, Ticket},
 };
 
-pub(super) const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(30);
 
 /// What the function does with one call.
 #[derive(Debug, Clone)]
@@ -131,7 +131,12 @@ impl Bindings for Mirror {
 
     async fn function_limits(&self, function: &FunctionRef) -> Option<FunctionLimits> {
         let bindings = lock(&self.bindings);
-        let of_it = || bindings.values().filter(|binding| binding.spec.function.to_ref() == *function);
+        let (platform, name) = (&*function.platform, &*function.name);
+        let is_its = |binding: &&Arc<Binding>| {
+            let target = &binding.spec.function;
+            target.function == name && target.platform == platform
+        };
+        let of_it = || bindings.values().filter(is_its);
         let concurrency = of_it().map(|binding| binding.spec.concurrency).min()?;
         let rate = of_it().filter_map(|binding| binding.spec.rate_limit).min_by(f64::total_cmp);
         Some(FunctionLimits { concurrency, rate })

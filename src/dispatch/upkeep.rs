@@ -26,6 +26,9 @@ use crate::{
 /// Time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(30);
 
+/// Lanes that are refreshed before the pump has its turn.
+const YIELD: usize = 64;
+
 /// Records of breakers that are written at once.
 const WRITES: usize = 64;
 
@@ -56,7 +59,11 @@ impl Dispatcher {
         let mut swept = clock.monotonic();
         while !self.inner.soft.is_cancelled() {
             let mut unbound = Vec::new();
-            for lane in self.lanes() {
+            for (number, lane) in self.lanes().into_iter().enumerate() {
+                // What is remembered is there at once, and the pump shares this task.
+                if number % YIELD == YIELD - 1 {
+                    tokio::task::yield_now().await;
+                }
                 if !self.refresh(&lane).await {
                     unbound.push(lane.function.clone());
                 }
