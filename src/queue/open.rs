@@ -128,9 +128,21 @@ pub(super) fn prepare_file(path: &Path) -> Result<(), QueueError> {
         .map_err(|error| failed("open", sqlx::Error::Io(error)))
 }
 
+/// Refuses a schema that this version does not know, without changing anything.
+pub(super) async fn refuse_newer(conn: &mut SqliteConnection) -> Result<(), QueueError> {
+    let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
+        .fetch_one(conn)
+        .await
+        .map_err(|error| failed("open", error))?;
+    if MIGRATIONS.version_exists(newest) { Ok(()) } else { Err(QueueError::Newer { version: newest }) }
+}
+
 /// Brings the schema up to date, or says why not.
 pub(super) async fn migrate(conn: &mut SqliteConnection, allowed: bool) -> Result<(), QueueError> {
-    let broken = |error| QueueError::Migration(Arc::new(error));
+    let broken = |error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => failed("migrate", error),
+        error => QueueError::Migration(Arc::new(error)),
+    };
     let table = "_sqlx_migrations";
     conn.ensure_migrations_table(table).await.map_err(broken)?;
     let applied = conn.list_applied_migrations(table).await.map_err(broken)?;

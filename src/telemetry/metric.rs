@@ -45,6 +45,9 @@ metrics! {
     DeadLetters: Counter "triggerd_dead_letters_total", "Deliveries given up, by platform and reason.";
     Parked: Counter "triggerd_parked_total", "Deliveries parked, by reason.";
     QueueTrouble: Counter "triggerd_queue_failures_total", "Queue operations that failed.";
+    QueueWritable: Gauge "triggerd_queue_writable", "1 while the last write to the queue file was done, 0 while it was not.";
+    QueueBytes: Gauge "triggerd_queue_bytes", "Bytes of the queue file in use.";
+    QueueMaxBytes: Gauge "triggerd_queue_max_bytes", "Bytes of the queue file that may be in use.";
     Events: Counter "triggerd_events_total", "Events that came in, by source and whether they matched a binding.";
     Repeats: Counter "triggerd_event_repeats_total", "Repeated events, by source and whether the first copy was in flight or settled.";
     LoopsSuspected: Counter "triggerd_loops_suspected_total", "Events that seem to be caused by the function which they fire, by platform.";
