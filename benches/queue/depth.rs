@@ -1,6 +1,11 @@
-//! What a backlog costs: the same questions with nothing, little and much parked.
+//! What a backlog costs: the same questions with nothing, little and much parked; and moving it to another host.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{BufReader, BufWriter},
+    path::Path,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use triggerd::{
@@ -8,11 +13,12 @@ use triggerd::{
         clock::{Clock, SystemClock},
         delivery::{Delivery, FunctionRef},
     },
-    queue::{Park, Queue, QueueError, QueueOptions, SqliteQueue, Ticket},
+    queue::{OfflineQueue, Park, Queue, QueueError, QueueOptions, SqliteQueue, Ticket},
 };
 
 use super::{NOW, check, delivery, failed, function, id, resident};
 
+/// How many are parked; another last number can be given as an argument.
 const DEPTHS: [u32; 3] = [0, 10_000, 1_000_000];
 /// Deliveries in one park of the backlog, and in the measured one.
 const BATCH: u32 = 512;
@@ -27,12 +33,16 @@ struct Costs {
 
 pub(super) async fn measure() -> Result<(), QueueError> {
     let mut all = Vec::new();
-    for depth in DEPTHS {
+    let mut depths = DEPTHS;
+    if let Some(last) = std::env::args().find_map(|argument| argument.parse().ok()) {
+        depths[2] = last;
+    }
+    for depth in depths {
         all.push(at(depth).await?);
         println!("measured with {depth} parked");
     }
     println!();
-    println!("| median, in microseconds | {DEPTHS:?} parked | ratio to none |");
+    println!("| median, in microseconds | {depths:?} parked | ratio to none |");
     println!("|---|---|---|");
     for row in 0..all[0].rows.len() {
         let costs: Vec<f64> = all.iter().map(|costs| costs.rows[row].1).collect();
@@ -110,6 +120,7 @@ async fn at(depth: u32) -> Result<Costs, QueueError> {
     }
     queue.close().await;
     drop(writer.await);
+    moved(dir.path(), depth, &clock).await?;
     let rows = vec![
         ("64 due deliveries of the function that is behind", median(due)),
         ("when its next is due", median(next)),
@@ -119,6 +130,29 @@ async fn at(depth: u32) -> Result<Costs, QueueError> {
         ("a start, to the first 64 due", median(starts)),
     ];
     Ok(Costs { rows, resident })
+}
+
+/// Exports everything and imports it elsewhere.
+async fn moved(from: &Path, depth: u32, clock: &SystemClock) -> Result<(), QueueError> {
+    let to = tempfile::tempdir().map_err(failed)?;
+    let export = to.path().join("export");
+    let other = |error: String| failed(std::io::Error::other(error));
+    let begin = clock.monotonic();
+    let queue = OfflineQueue::read(from, &options()).await.map_err(|error| other(error.to_string()))?;
+    let out = BufWriter::new(File::create(&export).map_err(failed)?);
+    queue.export(out).await.map_err(|error| other(error.to_string()))?;
+    let exported = clock.monotonic();
+    let queue = OfflineQueue::write(to.path(), &options()).await.map_err(|error| other(error.to_string()))?;
+    let from = BufReader::new(File::open(&export).map_err(failed)?);
+    let imported = queue.import(from).await.map_err(|error| other(error.to_string()))?;
+    let rows: u64 = imported.rows.iter().map(|count| count.rows).sum();
+    println!(
+        "{depth} parked: exported in {:?}, {rows} rows imported in {:?}, {} MiB resident",
+        exported.saturating_sub(begin),
+        clock.monotonic().saturating_sub(exported),
+        resident()
+    );
+    Ok(())
 }
 
 async fn fill(path: &Path, depth: u32) -> Result<(), QueueError> {
