@@ -1,9 +1,13 @@
 //! How fast the queue parks, takes up and settles, on the disk of the temporary directory (`TMPDIR`).
 //!
 //! `cargo bench --bench queue`. Numbers depend on the disk's flush more than on anything else, so they are printed, not
-//! judged.
+//! judged. `cargo bench --bench queue -- depth` measures only what a backlog costs: the same questions with nothing,
+//! 10,000 and 1,000,000 deliveries parked, and how much slower they are than with nothing.
 
 #![expect(clippy::print_stdout, reason = "printing is what a bench is for")]
+
+#[path = "queue/depth.rs"]
+mod depth;
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,6 +40,13 @@ fn failed(error: std::io::Error) -> QueueError {
 }
 
 async fn measure() -> Result<(), QueueError> {
+    if !std::env::args().any(|argument| argument == "depth") {
+        pace().await?;
+    }
+    depth::measure().await
+}
+
+async fn pace() -> Result<(), QueueError> {
     let dir = tempfile::tempdir().map_err(failed)?;
     let options = QueueOptions { function_share: 1.0, ..QueueOptions::default() };
     let (queue, writer) = SqliteQueue::open(&dir.path().join("queue.db"), &options).await?;
@@ -122,6 +133,13 @@ fn report(what: &str, count: u32, clock: &SystemClock, begin: Duration) {
 
 fn function() -> FunctionRef {
     FunctionRef { platform: "local".into(), name: "resize".into() }
+}
+
+/// `VmRSS` of this process, in MiB; 0 where it cannot be read.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) >> 10
 }
 
 fn id(n: u32) -> DeliveryId {

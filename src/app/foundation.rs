@@ -144,7 +144,14 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn open_queue(config: &Config, migrate: bool) -> anyhow::Result<(SqliteQueue, Writer)> {
-    let options = QueueOptions {
+    let options = queue_options(config, migrate);
+    let path = config.node.state_dir.join("queue.db");
+    SqliteQueue::open(&path, &options).await.with_context(|| format!("{} cannot be opened", path.display()))
+}
+
+/// The queue's bounds as the config has them.
+pub(super) fn queue_options(config: &Config, migrate: bool) -> QueueOptions {
+    QueueOptions {
         max_bytes: config.queue.max_bytes,
         function_share: config.queue.function_share,
         dead_letter_reserve: config.queue.dead_letter_reserve,
@@ -153,9 +160,7 @@ async fn open_queue(config: &Config, migrate: bool) -> anyhow::Result<(SqliteQue
         quarantine_bytes: config.queue.quarantine_bytes,
         migrate,
         ..QueueOptions::default()
-    };
-    let path = config.node.state_dir.join("queue.db");
-    SqliteQueue::open(&path, &options).await.with_context(|| format!("{} cannot be opened", path.display()))
+    }
 }
 
 async fn open_local(state_dir: &Path, is_copy: bool, migrate: bool) -> anyhow::Result<Arc<SqliteRelations>> {

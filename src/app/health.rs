@@ -14,6 +14,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::{
     admin::{Health, LISTENERS, Part},
     lifecycle::Pulse,
+    queue::{Queue, SqliteQueue},
+    telemetry::Chain,
 };
 
 /// A worker that has not beaten for this long does no work.
@@ -21,6 +23,18 @@ const SILENT: Duration = Duration::from_secs(30);
 
 /// What a part says of itself, asked when somebody wants to know.
 pub(super) type Ask = Box<dyn Fn() -> Part + Send + Sync>;
+
+/// Whether the queue can be written, as far as its last write tells.
+pub(super) fn ask_queue(queue: Arc<SqliteQueue>) -> Ask {
+    Box::new(move || {
+        let trouble = queue.trouble();
+        let detail = match &trouble {
+            Some(error) => Chain(error).to_string(),
+            None => "the last write was done".to_owned(),
+        };
+        Part { name: "queue".into(), ok: trouble.is_none(), detail }
+    })
+}
 
 /// The parts that are asked.
 pub(super) struct Parts {

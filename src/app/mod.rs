@@ -14,6 +14,7 @@ mod front;
 mod health;
 mod ports;
 mod probes;
+mod spool;
 mod workers;
 
 use std::{
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use probes::probes;
+pub use spool::{Exported, Imported, Verified, export_queue, import_queue, verify_queue};
 
 use self::{foundation::Foundation, front::Front, ports::CatalogPort};
 use crate::{
@@ -171,10 +173,12 @@ impl Daemon {
         let mut front =
             Front::build(&config, &foundation, &dispatcher, Arc::clone(&recent), pulses[1].clone()).await?;
         let open = Arc::new(AtomicBool::new(false));
+        let mut asks = front.asks();
+        asks.push(health::ask_queue(Arc::clone(&foundation.queue)));
         let health = Arc::new(health::Parts {
             open: Arc::clone(&open),
             pulses: pulses.clone(),
-            ready: OnceLock::from(front.asks()),
+            ready: OnceLock::from(asks),
             listeners: config.listeners().into_iter().map(|(_, address)| address).collect(),
             metrics,
         });

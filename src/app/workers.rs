@@ -12,13 +12,10 @@ use super::foundation::Foundation;
 use crate::{
     binding,
     dispatch::Dispatcher,
-    domain::{
-        clock::Clock,
-        ids::{BindingId, DeliveryId},
-    },
+    domain::{clock::Clock, ids::BindingId},
     lifecycle::{Pulse, Workers},
     queue::{Queue, QueueError, SqliteQueue},
-    telemetry::Chain,
+    telemetry::{Chain, Metric},
 };
 
 /// How often a worker that waits for its beginning shows that it lives.
@@ -104,16 +101,23 @@ pub(super) fn upkeep(back: &mut Workers, metrics: PrometheusHandle, stop: Cancel
     });
 }
 
-/// Shows that the queue writes: a deletion of nothing, through the writer and its commit.
+/// Shows that the queue writes, and how full it is.
 pub(super) fn probe(back: &mut Workers, queue: Arc<SqliteQueue>, pulse: Pulse, stop: CancellationToken) {
     back.spawn("the queue's probe", async move {
         loop {
-            match queue.delivered(DeliveryId::from_bytes([0; 16])).await {
-                Ok(_) => (),
+            match queue.probe().await {
+                Ok(()) => (),
                 Err(QueueError::Closed) if !stop.is_cancelled() => {
                     bail!("the queue's writer ended")
                 }
                 Err(error) => tracing::error!(error = %Chain(&error), "the queue cannot write"),
+            }
+            Metric::QueueWritable.set(if queue.trouble().is_none() { 1.0 } else { 0.0 }, &[]);
+            if let Ok((used, bound)) = queue.usage().await {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge of bytes, for people")]
+                let (used, bound) = (used as f64, bound as f64);
+                Metric::QueueBytes.set(used, &[]);
+                Metric::QueueMaxBytes.set(bound, &[]);
             }
             // An answer is progress, whatever it says: a restart mends no disk.
             pulse.beat();

@@ -64,6 +64,9 @@ pub(super) enum Command {
     Bindings(BindingsArgs),
     /// List, show, replay or discard the deliveries that were given up.
     DeadLetters(DeadLettersArgs),
+    /// Look this host's queue over, or move it to another host. The daemon must be stopped.
+    #[command(after_help = QUEUE_EXAMPLES)]
+    Queue(QueueArgs),
     /// Say which bindings would fire for an event, and why the others would not. Fires nothing.
     Match(MatchArgs),
     /// Show what fired lately on this daemon, and what came of it; newest first.
@@ -107,6 +110,44 @@ Outcomes:
   loop_suspected     a function seems to fire itself
 
 AT is when an attempt began, TOOK how long it was under way. Lines are in the order in which things ended.";
+
+const QUEUE_EXAMPLES: &str = "\
+Examples:
+  triggerd queue verify
+      Read everything that is parked, dead or in quarantine, and say what is wrong with the file.
+  triggerd queue export queue.jsonl
+  triggerd queue import queue.jsonl
+      On the old host, then on the new one: move parked deliveries, dead letters and quarantine.
+  triggerd queue export - | ssh new-host triggerd queue import -
+      The same in one step. Do not start the old daemon again with the queue that was moved.";
+
+/// What to do with the queue's file.
+#[derive(Debug, Args)]
+pub(super) struct QueueArgs {
+    #[command(subcommand)]
+    pub(super) command: QueueCommand,
+}
+
+/// What to do with the queue's file.
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueCommand {
+    /// Look the file over: its pages, each row, and how they belong together. Changes nothing.
+    ///
+    /// Each line begins with ok or FAIL. Fails when a line does.
+    Verify,
+    /// Write everything that the queue holds to a file, or to standard output (-). Changes nothing.
+    ///
+    /// Fails, with everything else written, when rows had to be left out because they cannot be read.
+    Export {
+        /// The file, which must not exist; - for standard output.
+        file: PathBuf,
+    },
+    /// Take over what an export holds: all of it or nothing. What is here already is left as it is.
+    Import {
+        /// The file; - for standard input.
+        file: PathBuf,
+    },
+}
 
 /// A binding to be asked for.
 #[derive(Debug, Args)]

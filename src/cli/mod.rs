@@ -2,7 +2,7 @@
 //!
 //! While the daemon runs it owns the state directory, so every command that shows or changes something goes through its
 //! admin API, with the address and the operator's token that the config names. `run`, `check` and `migrate` work on the
-//! config itself.
+//! config itself, `queue` on the state directory of a daemon that does not run.
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 asked for, and not done when the wait was over.
 //! Output goes to standard output, hints and errors to standard error; with `--json` the output is the API's own JSON.
@@ -13,6 +13,7 @@ mod check;
 mod dead_letters;
 mod functions;
 mod output;
+mod queue;
 mod show;
 
 #[cfg(test)]
@@ -85,6 +86,7 @@ async fn execute(command: Command, inputs: &Inputs, terminal: &mut Terminal) -> 
         Command::Unbind(args) => bind::unbind(&client(inputs)?, args, terminal).await,
         Command::Bindings(args) => show::bindings(&client(inputs)?, args, terminal).await,
         Command::DeadLetters(args) => dead_letters::dead_letters(&client(inputs)?, args, terminal).await,
+        Command::Queue(args) => queue::queue(usable(inputs, terminal)?, args, terminal).await,
         Command::Match(args) => show::matching(&client(inputs)?, args, terminal).await,
         Command::Outcomes(args) => show::outcomes(&client(inputs)?, args, terminal).await,
         Command::Functions => functions::functions(&client(inputs)?, terminal).await,

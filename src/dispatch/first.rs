@@ -35,7 +35,9 @@ impl Dispatcher {
         } else if self.inner.soft.is_cancelled() {
             Some(ParkedBecause::Stopping)
         } else {
-            lane.parks_at_once(plan.ack_within, self.inner.parts.clock.as_ref())
+            let parks = lane.parks_at_once(plan.ack_within, self.inner.parts.clock.as_ref());
+            // (A disk that takes nothing would refuse what the function can take.)
+            parks.filter(|why| *why != ParkedBecause::Behind || self.inner.parts.queue.trouble().is_none())
         };
         match because {
             Some(because) => self.park_only(submission, &lane, Some(running), because).await,
@@ -55,6 +57,13 @@ impl Dispatcher {
         let now = self.inner.parts.clock.now();
         let held = because == ParkedBecause::Held;
         let parked = self.park(&submission.delivery, now, held, Ticket::default()).await;
+        let running = match (&parked, running) {
+            (Err(error), Some(running)) if self.must_fire(&submission, because) => {
+                self.note_trouble("park a delivery", error);
+                return Box::pin(self.fire_then_park(submission, lane, running)).await;
+            }
+            (_, running) => running,
+        };
         drop(running);
         let fresh = matches!(parked, Ok(Parked::Written));
         if !self.settle_park(parked, &submission.delivery, because, submission.custody) {
@@ -69,6 +78,11 @@ impl Dispatcher {
             // The next sweep will.
             self.note_trouble("release a delivery", &error);
         }
+    }
+
+    /// Whether a delivery that the disk has just refused can only be fired or lost.
+    fn must_fire(&self, submission: &Submission, because: ParkedBecause) -> bool {
+        submission.plan.park_first && because == ParkedBecause::Behind && !self.inner.hard.is_cancelled()
     }
 
     /// The source never redelivers: on disk first, then fired. Without a disk, fired all the same.
@@ -212,11 +226,18 @@ impl Dispatcher {
                 let at = self.inner.parts.clock.now();
                 Buried { delivery, reason: DeadReason::Overflow, at }.tell(&self.inner.parts.recent);
             }
-            // Nothing is on disk: delivered is delivered, anything else stays with the source.
+            // Nothing is on disk: delivered is delivered, for dead letters there may still be room, anything else stays
+            // with the source.
             Err(error) => {
                 self.note_trouble("park a delivery", &error);
                 if made.is_delivered() {
-                    safe(custody);
+                    return safe(custody);
+                }
+                if let Verdict::GivenUp(reason) = made.verdict {
+                    match self.bury(delivery, reason, Some(&made)).await {
+                        Ok(()) => safe(custody),
+                        Err(error) => self.note_trouble("bury a delivery", &error),
+                    }
                 }
             }
         }

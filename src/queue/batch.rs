@@ -52,10 +52,19 @@ impl Batch<'_> {
             Work::KeepFunction { function, state } => {
                 self.keep_function_state(function, state.as_ref()).await
             }
+            Work::Probe { write } => self.probe(*write).await,
             Work::Reject { table, seq, problem } => self.reject(*table, *seq, problem).await,
             // Parks and deliveries come in runs, and closing is the writer's own affair.
             Work::Park(_) | Work::Delivered(_) | Work::Close => Ok(Step::Done(Ok(Answer::Nothing))),
         }
+    }
+
+    /// `user_version` is ours and means nothing; setting it writes a page.
+    async fn probe(&mut self, write: bool) -> Result<Step, sqlx::Error> {
+        if write {
+            sqlx::query("PRAGMA user_version = 1").execute(&mut *self.conn).await?;
+        }
+        Ok(Step::was(write))
     }
 
     /// Whether this many bytes more are too many for a file bounded at `limit`.

@@ -51,6 +51,10 @@ pub(super) enum Work {
         function: FunctionRef,
         state: Option<FunctionState>,
     },
+    /// Shows that the file can be written: by a write when the last one failed, else by its commit alone.
+    Probe {
+        write: bool,
+    },
     /// A row that cannot be read goes to the quarantine.
     Reject {
         table: Table,
@@ -71,6 +75,14 @@ impl Work {
         }
     }
 
+    /// Whether an `Ok` would mean that something is safe which was not before.
+    pub(super) fn takes_on(&self) -> bool {
+        matches!(
+            self,
+            Self::Park(_) | Self::Bury(_) | Self::Quarantine(_) | Self::Replay { .. } | Self::Probe { .. }
+        )
+    }
+
     pub(super) fn verb(&self) -> &'static str {
         match self {
             Self::Park(_) => "park",
@@ -83,6 +95,7 @@ impl Work {
             Self::Replay { .. } => "replay",
             Self::Discard(_) => "discard",
             Self::KeepFunction { .. } => "keep a function's state",
+            Self::Probe { .. } => "probe",
             Self::Close => "close",
         }
     }
@@ -109,6 +122,21 @@ pub(super) enum Step {
 impl Step {
     pub(super) fn parked(parked: Parked) -> Self {
         Self::Done(Ok(Answer::Parked(parked)))
+    }
+
+    /// Whether it changed the file.
+    pub(super) fn wrote(&self) -> bool {
+        match self {
+            Self::Done(Ok(answer)) => match answer {
+                Answer::Parked(parked) => matches!(parked, Parked::Written | Parked::Overflow),
+                Answer::Was(was) => *was,
+                Answer::Count(rows) => *rows > 0,
+                Answer::Function(function) => function.is_some(),
+                Answer::Nothing => true,
+            },
+            Self::Done(Err(_)) => false,
+            Self::More(_) => true,
+        }
     }
 
     pub(super) fn was(was: bool) -> Self {

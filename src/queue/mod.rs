@@ -7,8 +7,9 @@
 //! One writer takes the commands that have come in meanwhile, makes one transaction of them and answers them after its
 //! commit (group commit): an `Ok` means that it is on disk.
 //!
-//! Read `writer` for batches and failures, `parks`, `deliveries`, `letters` and `quarantine` for the verbs within a
-//! transaction, `read` for the others, `open` for the file and `spool` for its owner.
+//! Read `writer` for batches and failures, `trouble` for what a bad disk means, `parks`, `deliveries`, `letters` and `quarantine` for the verbs within a
+//! transaction, `read` for the others, `open` for the file and `spool` for its owner, `offline` for what is done to the file of a daemon
+//! that does not run (`verify`, `transfer`, `tables`).
 //!
 //! **Withdrawing.** A delivery is parked while its first attempt may still be running. Its [`Ticket`] says who was
 //! first: the writer, sealing its batch, or the attempt's result, withdrawing the row. After the seal the result is
@@ -20,6 +21,7 @@ mod command;
 mod deliveries;
 mod functions;
 mod letters;
+mod offline;
 mod open;
 mod parks;
 mod quarantine;
@@ -27,8 +29,12 @@ mod read;
 mod rows;
 mod spool;
 mod sqlite;
+mod tables;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod trouble;
+mod verify;
 mod writer;
 
 use std::{
@@ -49,16 +55,19 @@ use crate::domain::{
     outcome::Attempt,
 };
 
+pub use offline::{OfflineError, OfflineQueue};
 pub use open::QueueOptions;
 pub use spool::{StateDirError, StateDirLock, lock_state_dir};
 pub use sqlite::SqliteQueue;
+pub use transfer::{Count, Exported, Imported, TransferError};
+pub use verify::{Check, Verified};
 pub use writer::Writer;
 
 /// What went wrong with the queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
     /// The disk, or the file on it, failed; nothing of the batch is safe. Another try may succeed.
-    #[error("the queue file failed ({verb}); look at the disk of the state directory")]
+    #[error("the queue file failed ({verb}); {}", trouble::remedy(source))]
     Failed {
         /// What was asked of it.
         verb: &'static str,
@@ -73,6 +82,16 @@ pub enum QueueError {
     Full {
         /// Its size.
         bytes: u64,
+    },
+    /// The file was deleted or replaced under the running daemon. Nothing more is taken on; what is in it can be worked
+    /// off, and is lost with the process.
+    #[error(
+        "{} was deleted or replaced while triggerd was running; put it back, or restart triggerd once it has worked off what it holds",
+        path.display()
+    )]
+    Gone {
+        /// Where it was.
+        path: std::path::PathBuf,
     },
     /// A row that does not make sense.
     #[error("queue table `{table}`, row {row}: column `{column}` cannot be read: {problem}")]
@@ -350,4 +369,9 @@ pub trait Queue: Send + Sync + fmt::Debug {
 
     /// Bytes of the file in use, and its bound.
     async fn usage(&self) -> Result<(u64, u64), QueueError>;
+
+    /// What kept the last write from being done, until one is done again; or that the file is damaged. It is known without asking the disk.
+    fn trouble(&self) -> Option<QueueError> {
+        None
+    }
 }

@@ -5,8 +5,7 @@
 
 use std::{
     fs::{OpenOptions, Permissions},
-    io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -129,30 +128,21 @@ pub(super) fn prepare_file(path: &Path) -> Result<(), QueueError> {
         .map_err(|error| failed("open", sqlx::Error::Io(error)))
 }
 
-/// Which file it is, whatever its name says later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileId(u64, u64);
-
-impl FileId {
-    /// The file that has this name now.
-    pub(super) async fn of(path: &Path) -> Result<Self, sqlx::Error> {
-        let metadata = tokio::fs::metadata(path).await.map_err(sqlx::Error::Io)?;
-        Ok(Self(metadata.dev(), metadata.ino()))
-    }
-
-    /// An error when the name does not lead to this file any more: what is written into it would be gone at its close.
-    pub(super) async fn still_at(self, path: &Path) -> Result<(), sqlx::Error> {
-        if Self::of(path).await.is_ok_and(|now| now == self) {
-            return Ok(());
-        }
-        let said = format!("{} was removed or replaced while in use; restart this daemon", path.display());
-        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said)))
-    }
+/// Refuses a schema that this version does not know, without changing anything.
+pub(super) async fn refuse_newer(conn: &mut SqliteConnection) -> Result<(), QueueError> {
+    let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
+        .fetch_one(conn)
+        .await
+        .map_err(|error| failed("open", error))?;
+    if MIGRATIONS.version_exists(newest) { Ok(()) } else { Err(QueueError::Newer { version: newest }) }
 }
 
 /// Brings the schema up to date, or says why not.
 pub(super) async fn migrate(conn: &mut SqliteConnection, allowed: bool) -> Result<(), QueueError> {
-    let broken = |error| QueueError::Migration(Arc::new(error));
+    let broken = |error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => failed("migrate", error),
+        error => QueueError::Migration(Arc::new(error)),
+    };
     let table = "_sqlx_migrations";
     conn.ensure_migrations_table(table).await.map_err(broken)?;
     let applied = conn.list_applied_migrations(table).await.map_err(broken)?;

@@ -93,17 +93,17 @@ pub(super) async fn next_due(
     Ok(due.map(Timestamp::from_micros))
 }
 
+/// From the functions' own counts and two searches of an index for each: however much is parked, it reads no more.
+pub(super) const BACKLOG: &str = "\
+    SELECT f.platform, f.name, f.parked - f.held AS parked, f.held, \
+        (SELECT d.due FROM delivery d INDEXED BY delivery_due WHERE d.function = f.id AND d.held = 0 \
+         ORDER BY d.due LIMIT 1) AS earliest, \
+         (SELECT d.accepted_at FROM delivery d INDEXED BY delivery_of_function WHERE d.function = f.id \
+          ORDER BY d.seq LIMIT 1) AS oldest \
+    FROM function f WHERE f.parked > 0 ORDER BY f.platform, f.name";
+
 pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT f.platform, f.name, b.parked, b.earliest, b.held, d.accepted_at AS oldest \
-         FROM (SELECT function, SUM(held = 0) AS parked, MIN(CASE WHEN held = 0 THEN due END) AS earliest, \
-                   SUM(held) AS held, MIN(seq) AS first \
-               FROM delivery INDEXED BY delivery_due GROUP BY function) AS b \
-         JOIN function f ON f.id = b.function LEFT JOIN delivery d ON d.seq = b.first \
-         ORDER BY f.platform, f.name",
-    )
-    .fetch_all(pool)
-    .await?;
+    let rows = sqlx::query(BACKLOG).fetch_all(pool).await?;
     let backlog = rows.iter().map(|row| {
         let count = |column| row.try_get::<i64, _>(column).map(|n| u64::try_from(n).unwrap_or(0));
         Ok(Backlog {

@@ -26,7 +26,10 @@ pub enum StateDirError {
         owner: String,
     },
     /// It cannot be made or written.
-    #[error("the state directory {} cannot be used; it must belong to the user that runs triggerd", dir.display())]
+    #[error(
+        "the state directory {} cannot be used; it must be writable, and belong to the user that runs triggerd",
+        dir.display()
+    )]
     Unusable {
         /// Which directory.
         dir: PathBuf,
@@ -61,9 +64,9 @@ pub fn lock_state_dir(dir: &Path) -> Result<StateDirLock, StateDirError> {
         }
         Err(TryLockError::Error(source)) => return Err(unusable(source)),
     }
-    let written =
+    // Only for people: a full disk is no reason not to start, for what is parked makes room as it is worked off.
+    let _unwritten: io::Result<()> =
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(unusable)?;
     Ok(StateDirLock { _file: file })
 }
 

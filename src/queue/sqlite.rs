@@ -24,9 +24,10 @@ use super::{
     books::Books,
     command::{Answer, Command, LetterRow, ParkRow, Work},
     functions,
-    open::{FileId, Limits, connect_options, failed, migrate, prepare_file, read_options},
+    open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
     read::{self, Page},
     rows::Table,
+    trouble::{OpenedFile, Trouble, is_damage},
     writer::MAX_BATCH,
 };
 use crate::{
@@ -52,6 +53,7 @@ pub struct SqliteQueue {
     readers: SqlitePool,
     max_bytes: u64,
     commits: Arc<AtomicU64>,
+    trouble: Trouble,
 }
 
 impl SqliteQueue {
@@ -72,7 +74,7 @@ impl SqliteQueue {
     ) -> Result<(Self, Writer), QueueError> {
         let opening = |error| failed("open", error);
         let mut conn = connect.connect().await.map_err(opening)?;
-        let file = FileId::of(connect.get_filename()).await.map_err(opening)?;
+        let file = OpenedFile::of(connect.get_filename()).map_err(|error| opening(sqlx::Error::Io(error)))?;
         migrate(&mut conn, options.migrate).await?;
         if let Err(error) = Books::forget_unused(&mut conn).await {
             tracing::warn!(error = %Chain(&error), "functions without deliveries stay in the queue file");
@@ -80,7 +82,8 @@ impl SqliteQueue {
         let books = Books::load(&mut conn).await.map_err(opening)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .min_connections(1)
+            // All of them from the start: a file that is deleted later can still be read.
+            .min_connections(READERS)
             .idle_timeout(None)
             .max_lifetime(None)
             .acquire_timeout(Duration::from_secs(30))
@@ -89,12 +92,13 @@ impl SqliteQueue {
             .await
             .map_err(opening)?;
         let (sender, receiver) = mpsc::channel(2 * MAX_BATCH);
-        let commits = Arc::new(AtomicU64::new(0));
+        let (commits, trouble) = (Arc::new(AtomicU64::new(0)), Trouble::default());
         let queue = Self {
             requests: sender,
             readers: readers.clone(),
             max_bytes: options.max_bytes,
             commits: Arc::clone(&commits),
+            trouble: trouble.clone(),
         };
         let writer = Writer {
             requests: receiver,
@@ -105,7 +109,7 @@ impl SqliteQueue {
             books: Some(books),
             readers,
             commits,
-            failing: false,
+            trouble,
         };
         Ok((queue, writer))
     }
@@ -121,6 +125,12 @@ impl SqliteQueue {
         self.commits.load(Ordering::Relaxed)
     }
 
+    /// Shows that the file can be written. While all is well that costs a commit of nothing, which touches no disk; after
+    /// a write that failed it writes.
+    pub async fn probe(&self) -> Result<(), QueueError> {
+        self.ask(Work::Probe { write: self.trouble.now().is_some() }).await.map(drop)
+    }
+
     /// The newest items of the quarantine, at most `limit`.
     pub async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, QueueError> {
         read::quarantined(self.readers()?, limit).await
@@ -129,6 +139,15 @@ impl SqliteQueue {
     /// Where to read, as long as the writer runs.
     fn readers(&self) -> Result<&SqlitePool, QueueError> {
         if self.requests.is_closed() { Err(QueueError::Closed) } else { Ok(&self.readers) }
+    }
+
+    /// Notes that the file is damaged, if that is what a reader met.
+    fn noted<T>(&self, read: Result<T, QueueError>) -> Result<T, QueueError> {
+        read.inspect_err(|error| {
+            if is_damage(error) && self.trouble.set(error.clone()) {
+                tracing::error!(error = %Chain(error), "the queue file takes on nothing more");
+            }
+        })
     }
 
     async fn ask(&self, work: Work) -> Result<Answer, QueueError> {
@@ -218,10 +237,10 @@ impl Queue for SqliteQueue {
         limit: u32,
     ) -> Result<Vec<Delivery>, QueueError> {
         let readers = self.readers()?;
-        self.readable(|| async {
+        let due = self.readable(|| async {
             read::due(readers, function, now, running, limit).await.map_err(|error| failed("due", error))
-        })
-        .await
+        });
+        self.noted(due.await)
     }
 
     async fn next_due(
@@ -229,11 +248,13 @@ impl Queue for SqliteQueue {
         function: &FunctionRef,
         running: &[DeliveryId],
     ) -> Result<Option<Timestamp>, QueueError> {
-        read::next_due(&self.readers, function, running).await.map_err(|error| failed("next_due", error))
+        let next = read::next_due(&self.readers, function, running).await;
+        self.noted(next.map_err(|error| failed("next_due", error)))
     }
 
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
-        read::backlog(self.readers()?).await.map_err(|error| failed("backlog", error))
+        let backlog = read::backlog(self.readers()?).await;
+        self.noted(backlog.map_err(|error| failed("backlog", error)))
     }
 
     async fn hold(&self, binding: BindingId, held: bool, now: Timestamp) -> Result<u64, QueueError> {
@@ -241,11 +262,13 @@ impl Queue for SqliteQueue {
     }
 
     async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError> {
-        read::held_bindings(self.readers()?).await.map_err(|error| failed("held_bindings", error))
+        let bindings = read::held_bindings(self.readers()?).await;
+        self.noted(bindings.map_err(|error| failed("held_bindings", error)))
     }
 
     async fn parked_of(&self, binding: BindingId) -> Result<u64, QueueError> {
-        read::parked_of(self.readers()?, binding).await.map_err(|error| failed("parked_of", error))
+        let parked = read::parked_of(self.readers()?, binding).await;
+        self.noted(parked.map_err(|error| failed("parked_of", error)))
     }
 
     async fn dispose(
@@ -259,16 +282,16 @@ impl Queue for SqliteQueue {
     }
 
     async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, QueueError> {
-        read::attempts(self.readers()?, id).await
+        self.noted(read::attempts(self.readers()?, id).await)
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError> {
         let readers = self.readers()?;
-        self.readable(|| read::dead_letters(readers, query)).await
+        self.noted(self.readable(|| read::dead_letters(readers, query)).await)
     }
 
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
-        read::dead_letter(self.readers()?, id).await
+        self.noted(read::dead_letter(self.readers()?, id).await)
     }
 
     async fn replay(&self, id: DeliveryId, now: Timestamp) -> Result<Option<FunctionRef>, QueueError> {
@@ -297,5 +320,9 @@ impl Queue for SqliteQueue {
     async fn usage(&self) -> Result<(u64, u64), QueueError> {
         let used = read::usage(self.readers()?).await.map_err(|error| failed("usage", error))?;
         Ok((used, self.max_bytes))
+    }
+
+    fn trouble(&self) -> Option<QueueError> {
+        self.trouble.now()
     }
 }

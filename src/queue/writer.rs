@@ -11,8 +11,7 @@
 //! without the answers; after it, the rows are there and what waited for the answer is delivered or parked again under
 //! the same id, which changes nothing.
 //!
-//! A file that was removed, or replaced by another, takes commits as ever and keeps none of them. So after each commit
-//! the name is asked for its file, and when it is not ours, the batch has failed, and so does every later one.
+//! A file that is damaged, or was deleted or replaced, takes on nothing more: `trouble` says why.
 //!
 //! **Space.** After a burst the free pages beyond [`SLACK_PAGES`] are given back to the file system in small steps,
 //! only while nobody waits.
@@ -36,7 +35,8 @@ use super::{
     batch::{Batch, used_bytes},
     books::Books,
     command::{Answer, Command, Step, Work},
-    open::{FileId, Limits, failed},
+    open::{Limits, failed},
+    trouble::{OpenedFile, Trouble},
 };
 use crate::telemetry::{Chain, Metric};
 
@@ -60,8 +60,6 @@ const VACUUM_PAGES: i64 = 256;
 pub struct Writer {
     pub(super) requests: mpsc::Receiver<Command>,
     pub(super) options: SqliteConnectOptions,
-    /// What was opened; another file of that name is not it.
-    pub(super) file: FileId,
     pub(super) limits: Limits,
     /// None after a failure: the next batch opens a new one.
     pub(super) conn: Option<SqliteConnection>,
@@ -69,8 +67,10 @@ pub struct Writer {
     pub(super) books: Option<Books>,
     pub(super) readers: SqlitePool,
     pub(super) commits: Arc<AtomicU64>,
-    /// Whether the last transaction failed; so that a disk that stays away is told of once.
-    pub(super) failing: bool,
+    /// The file that is written, while its name leads to it.
+    pub(super) file: OpenedFile,
+    /// How the last transaction ended; so that a disk that stays away is told of once.
+    pub(super) trouble: Trouble,
 }
 
 impl Writer {
@@ -142,7 +142,7 @@ impl Writer {
     /// Does and answers a batch; what is left are large requests that have more steps to go.
     async fn settle(&mut self, batch: Vec<Command>) -> Vec<Command> {
         let mut unfinished = Vec::new();
-        let mut pieces = by_size(batch);
+        let mut pieces = by_size(self.without_what_is_lost(batch));
         while let Some(mut piece) = pieces.pop() {
             if piece.is_empty() {
                 continue;
@@ -168,8 +168,12 @@ impl Writer {
                     pieces.push(piece);
                 }
                 Err(error) => {
-                    self.tell(&error, piece.len());
+                    let of_one_statement = is_of_one_statement(&error);
                     let source = Arc::new(error);
+                    if !of_one_statement {
+                        let error = QueueError::Failed { verb: "write", source: Arc::clone(&source) };
+                        self.tell(error, piece.len());
+                    }
                     for command in piece {
                         let verb = command.work.verb();
                         answer(command, Err(QueueError::Failed { verb, source: Arc::clone(&source) }));
@@ -195,24 +199,39 @@ impl Writer {
         let mut batch = Batch { conn: &mut transaction, books: &mut books, limits: self.limits, used };
         let steps = batch.apply(commands).await?;
         transaction.commit().await?;
-        self.file.still_at(self.options.get_filename()).await?;
         self.conn = Some(conn);
         self.books = Some(books);
         self.commits.fetch_add(1, Ordering::Relaxed);
-        if std::mem::take(&mut self.failing) {
+        if steps.iter().any(Step::wrote) && self.trouble.clear() {
             tracing::info!("the queue file can be written again");
         }
         Metric::QueueCommits.count(&[]);
         Ok(steps)
     }
 
-    fn tell(&mut self, error: &sqlx::Error, requests: usize) {
-        let first = !std::mem::replace(&mut self.failing, !is_of_one_statement(error));
-        let error = Chain(error);
-        if first {
-            tracing::error!(%error, requests, "the queue file could not be written; every batch begins anew");
+    /// Refuses what would be taken on in a file that is damaged, or was deleted or replaced; what is left is done.
+    fn without_what_is_lost(&mut self, batch: Vec<Command>) -> Vec<Command> {
+        let lost = self.trouble.damage().or_else(|| self.file.is_there().err());
+        let Some(lost) = lost else { return batch };
+        let (refused, rest): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|command| command.work.takes_on());
+        self.tell(lost.clone(), refused.len());
+        for command in refused {
+            answer(command, Err(lost.clone()));
+        }
+        rest
+    }
+
+    fn tell(&mut self, error: QueueError, requests: usize) {
+        let told = Chain(&error).to_string();
+        if self.trouble.set(error) {
+            tracing::error!(
+                error = told,
+                requests,
+                "nothing more is safe in the queue file; every batch begins anew"
+            );
         } else {
-            tracing::debug!(%error, requests, "the queue file can still not be written");
+            tracing::debug!(error = told, requests, "the queue file can still not be written");
         }
     }
 

@@ -50,6 +50,9 @@ metrics! {
     ParkedDeliveries: Gauge "triggerd_parked_deliveries", "Deliveries parked now, held ones included, by platform; looked at every 30 seconds.";
     ParkedOldest: Gauge "triggerd_parked_oldest_seconds", "Age of the delivery that is parked longest, by platform; looked at every 30 seconds.";
     QueueTrouble: Counter "triggerd_queue_failures_total", "Queue operations that failed.";
+    QueueWritable: Gauge "triggerd_queue_writable", "1 while the last write to the queue file was done, 0 while it was not.";
+    QueueBytes: Gauge "triggerd_queue_bytes", "Bytes of the queue file in use.";
+    QueueMaxBytes: Gauge "triggerd_queue_max_bytes", "Bytes of the queue file that may be in use.";
     Events: Counter "triggerd_events_total", "Events that came in, by source and whether they matched a binding.";
     Repeats: Counter "triggerd_event_repeats_total", "Repeated events, by source and whether the first copy was in flight or settled.";
     LoopsSuspected: Counter "triggerd_loops_suspected_total", "Events that seem to be caused by the function which they fire, by platform.";

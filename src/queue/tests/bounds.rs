@@ -167,3 +167,36 @@ async fn due_searches_its_covering_index_whatever_the_queue_holds() {
     assert!(scans.clone().all(|step| step.contains("next") || step.contains("json_each")), "{plan:#?}");
     assert_eq!(f.due_ids(&function("f"), NOW).await, [delivery(1, "f").id]);
 }
+
+#[tokio::test]
+async fn a_start_and_a_look_at_the_backlog_count_no_rows() {
+    let f = Fixture::new().await;
+    for sql in [read::BACKLOG, books::Books::FUNCTIONS] {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        let plan: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(explain).fetch_all(&mut f.sql().await).await.unwrap();
+        let scans: Vec<_> =
+            plan.into_iter().map(|(.., step)| step).filter(|step| step.starts_with("SCAN")).collect();
+        assert!(scans.iter().all(|step| step.starts_with("SCAN f")), "{scans:#?}");
+    }
+}
+
+#[tokio::test]
+async fn counts_of_an_older_file_are_taken_from_its_rows() {
+    let f = Fixture::new().await;
+    f.queue.park(park(delivery(1, "f"), NOW)).await.unwrap();
+    f.queue.park(Park { held: true, ..park(delivery(2, "f"), NOW) }).await.unwrap();
+    f.queue.park(park(delivery(3, "g"), NOW)).await.unwrap();
+    let backlog = f.queue.backlog().await.unwrap();
+    // Back to how the file was before the counts.
+    f.run(
+        "DROP TRIGGER delivery_parked; DROP TRIGGER delivery_gone; DROP TRIGGER delivery_changed;
+         ALTER TABLE function DROP COLUMN parked; ALTER TABLE function DROP COLUMN held;
+         ALTER TABLE function DROP COLUMN bytes; DELETE FROM _sqlx_migrations WHERE version = 5",
+    )
+    .await;
+    let f = f.reopen().await;
+    assert_eq!(f.queue.backlog().await.unwrap(), backlog);
+    let verified = verify::verify(&mut f.sql().await, u64::MAX).await.unwrap();
+    assert!(verified.ok, "{verified:#?}");
+}

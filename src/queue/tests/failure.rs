@@ -49,10 +49,10 @@ async fn nothing_is_safe_in_a_file_that_was_removed_or_replaced() {
     assert_eq!(queue.park(park(delivery(0, "f"), NOW)).await.unwrap(), Parked::Written);
     std::fs::remove_file(&path).unwrap();
     let removed = queue.park(park(delivery(1, "f"), NOW)).await;
-    assert!(matches!(&removed, Err(QueueError::Failed { verb: "park", .. })), "{removed:?}");
+    assert!(matches!(&removed, Err(QueueError::Gone { .. })), "{removed:?}");
     std::fs::write(&path, "").unwrap();
     let replaced = queue.park(park(delivery(1, "f"), NOW)).await;
-    assert!(matches!(&replaced, Err(QueueError::Failed { verb: "park", .. })), "{replaced:?}");
+    assert!(matches!(&replaced, Err(QueueError::Gone { .. })), "{replaced:?}");
     queue.close().await;
     writer.await.unwrap();
 }

@@ -7,6 +7,7 @@ mod group;
 mod letters;
 mod model;
 mod stored;
+mod transfer;
 mod verbs;
 
 use std::{path::PathBuf, sync::Arc};

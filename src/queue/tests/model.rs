@@ -144,6 +144,8 @@ async fn compare(f: &Fixture, model: &Model) {
     let orphans = "SELECT COUNT(*) FROM attempt WHERE delivery NOT IN \
                    (SELECT id FROM delivery UNION SELECT id FROM dead_letter)";
     assert_eq!(f.number(orphans).await, 0);
+    let verified = verify::verify(&mut f.sql().await, u64::MAX).await.unwrap();
+    assert!(verified.ok, "{verified:#?}");
 }
 
 proptest! {

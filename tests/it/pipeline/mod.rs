@@ -7,6 +7,11 @@ mod checks;
 mod commands;
 mod crash;
 mod damage;
+mod disk;
+mod disk_bounds;
+mod disk_faults;
+mod disk_file;
+mod disk_move;
 mod fates;
 mod firing;
 mod hostile;
@@ -79,6 +84,10 @@ pub(crate) fn tests() -> Vec<Test> {
     tests.extend(refusals());
     tests.extend(firing::matrix());
     tests.extend(several::tests());
+    tests.extend(disk::tests());
+    tests.extend(disk_file::tests());
+    tests.extend(disk_bounds::tests());
+    tests.extend(disk_move::tests());
     tests
 }
 

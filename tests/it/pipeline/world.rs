@@ -69,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) storage: String,
     /// More lines at the end of the daemon's config.
     pub(crate) extra: String,
+    /// More variables of the daemon's environment.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 impl Plan {
@@ -81,6 +83,7 @@ impl Plan {
             confirm_by_callback: false,
             storage: String::new(),
             extra: String::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -99,7 +102,8 @@ impl World {
     pub(crate) async fn start(ctx: &Ctx, plan: &Plan) -> Result<Self> {
         let nodes = [Node::new("one", ctx.folder())?];
         let (minio, platform) = surroundings(ctx, plan, &nodes).await?;
-        let daemon = Daemon::start(&nodes[0], daemon_config(&nodes, 0, plan, &minio, platform.port)?).await?;
+        let config = daemon_config(&nodes, 0, plan, &minio, platform.port)?;
+        let daemon = Daemon::start(&nodes[0], config, &plan.env).await?;
         let source = nodes[0].endpoint();
         Ok(Self { source, minio, daemon, platform })
     }
@@ -112,8 +116,10 @@ impl World {
         let (minio, platform) = surroundings(ctx, plan, &nodes).await?;
         let config = |at| daemon_config(&nodes, at, plan, &minio, platform.port);
         let (one, two) = (config(0)?, config(1)?);
-        let (daemon, second) =
-            tokio::try_join!(Daemon::start(&nodes[0], one), Daemon::start(&nodes[1], two))?;
+        let (daemon, second) = tokio::try_join!(
+            Daemon::start(&nodes[0], one, &plan.env),
+            Daemon::start(&nodes[1], two, &plan.env)
+        )?;
         Ok((Self { source: nodes[0].endpoint(), minio, daemon, platform }, second))
     }
 
@@ -274,6 +280,7 @@ fn daemon_config(
 /// The daemon.
 pub(crate) struct Daemon {
     config: PathBuf,
+    env: Vec<(&'static str, String)>,
     log: PathBuf,
     admin: String,
     http: reqwest::Client,
@@ -281,9 +288,10 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    async fn start(node: &Node, config: PathBuf) -> Result<Self> {
+    async fn start(node: &Node, config: PathBuf, env: &[(&'static str, String)]) -> Result<Self> {
         let mut daemon = Self {
             config,
+            env: env.to_vec(),
             log: node.folder.join("triggerd.log"),
             admin: format!("http://127.0.0.1:{}", node.admin_port),
             http: reqwest::Client::builder().no_proxy().timeout(SOON).build()?,
@@ -296,7 +304,7 @@ impl Daemon {
     /// Starts it, and waits until it is ready.
     pub(crate) async fn start_again(&mut self) -> Result<()> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_triggerd"));
-        command.arg("run").arg("--config").arg(&self.config);
+        command.arg("run").arg("--config").arg(&self.config).envs(self.env.iter().cloned());
         let mut process = Process::start("triggerd", &command, &self.log)?;
         let ready = format!("{}/health/ready", self.admin);
         process
@@ -359,7 +367,8 @@ impl Daemon {
     /// How a command of the command line ended, and what it said.
     pub(crate) fn run_cli(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_triggerd"));
-        Ok(command.args(arguments).arg("--config").arg(&self.config).output()?)
+        command.args(arguments).arg("--config").arg(&self.config).envs(self.env.iter().cloned());
+        Ok(command.output()?)
     }
 
     /// What the command line says on standard output; fails when it fails.

@@ -1,0 +1,110 @@
+//! The queue file of a daemon that does not run: looked over, exported, imported into.
+//!
+//! Whoever opens it this way owns the state directory for as long as it is open.
+
+use std::{
+    io::{BufRead, Write},
+    path::Path,
+};
+
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+
+use super::{
+    QueueError, QueueOptions, StateDirError, StateDirLock,
+    open::{self, connect_options, failed, prepare_file, read_options},
+    spool::lock_state_dir,
+    transfer::{self, Exported, Imported, TransferError},
+    verify::{self, Verified},
+};
+
+/// Why the file of a stopped daemon was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The daemon runs, or the directory cannot be used.
+    #[error("this needs the daemon stopped")]
+    Lock(#[source] StateDirError),
+    /// There is no queue.
+    #[error("there is no queue.db in {}", dir.display())]
+    Missing {
+        /// Where.
+        dir: std::path::PathBuf,
+    },
+    /// It cannot be opened.
+    #[error("{} cannot be opened", path.display())]
+    Open {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: QueueError,
+    },
+}
+
+/// The queue file of a daemon that does not run.
+#[derive(Debug)]
+pub struct OfflineQueue {
+    conn: SqliteConnection,
+    max_bytes: u64,
+    _lock: StateDirLock,
+}
+
+impl OfflineQueue {
+    /// Opens it to be read: nothing is made, migrated or changed. A schema that this version does not know is an error;
+    /// an older one is not.
+    pub async fn read(state_dir: &Path, options: &QueueOptions) -> Result<Self, OfflineError> {
+        if !state_dir.join("queue.db").is_file() {
+            return Err(OfflineError::Missing { dir: state_dir.to_owned() });
+        }
+        let lock = lock_state_dir(state_dir).map_err(OfflineError::Lock)?;
+        let path = state_dir.join("queue.db");
+        let opened = async {
+            let writer = connect_options(&path, options);
+            let mut conn = read_options(&writer, options).connect().await.map_err(|e| failed("open", e))?;
+            open::refuse_newer(&mut conn).await?;
+            Ok(conn)
+        };
+        let conn = opened.await.map_err(|source| OfflineError::Open { path: path.clone(), source })?;
+        Ok(Self { conn, max_bytes: options.max_bytes, _lock: lock })
+    }
+
+    /// Opens it to be imported into; it is made and migrated as needed.
+    pub async fn write(state_dir: &Path, options: &QueueOptions) -> Result<Self, OfflineError> {
+        let lock = lock_state_dir(state_dir).map_err(OfflineError::Lock)?;
+        let path = state_dir.join("queue.db");
+        let opened = async {
+            prepare_file(&path)?;
+            let mut conn = connect_options(&path, options).connect().await.map_err(|e| failed("open", e))?;
+            open::migrate(&mut conn, options.migrate).await?;
+            Ok(conn)
+        };
+        let conn = opened.await.map_err(|source| OfflineError::Open { path: path.clone(), source })?;
+        Ok(Self { conn, max_bytes: options.max_bytes, _lock: lock })
+    }
+
+    /// Looks it over.
+    pub async fn verify(mut self) -> Result<Verified, QueueError> {
+        let verified = verify::verify(&mut self.conn, self.max_bytes).await;
+        self.close().await;
+        verified
+    }
+
+    /// Writes everything that it holds.
+    pub async fn export(mut self, out: impl Write) -> Result<Exported, TransferError> {
+        let exported = transfer::export(&mut self.conn, out).await;
+        self.close().await;
+        exported
+    }
+
+    /// Takes over what an export holds; all of it or nothing.
+    pub async fn import(mut self, from: impl BufRead) -> Result<Imported, TransferError> {
+        let imported = transfer::import(&mut self.conn, from, self.max_bytes).await;
+        self.close().await;
+        imported
+    }
+
+    async fn close(self) {
+        if let Err(error) = self.conn.close().await {
+            tracing::warn!(%error, "the queue file was not closed cleanly");
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! Moving a queue to another host: an export of `queue.db`, and its import into another.
+//!
+//! The form is lines of JSON (docs/queue-export.md says it whole): a header with format, version, schema and the columns
+//! of each table; a line for each row; a trailer with the counts and the SHA-256 of everything before it. Rows are
+//! streamed both ways; a million of them need no more memory than a few hundred.
+//!
+//! **Export** reads one state of the file. A row whose event or function is missing is left out and counted, and so is
+//! the rest of a table that cannot be read further: what comes out can always be imported.
+//!
+//! **Import** is one transaction: the trailer is checked before the commit, so that a file that is cut short, damaged,
+//! foreign or from a newer version changes nothing, and a crash in the middle neither. A delivery that is here already,
+//! parked or dead, is left as it is with its attempts, so the same file can be imported again. (What was delivered here
+//! meanwhile is parked again, under the same delivery id: at least once.) The bound of the file holds, a function's
+//! share does not: what another host has taken responsibility for is not refused.
+//!
+//! Neither goes on beside the daemon: the caller owns the state directory.
+
+use std::io::{self, BufRead, Read, Write};
+
+use futures_util::TryStreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteRow};
+
+use super::{
+    QueueError,
+    batch::used_bytes,
+    open::failed,
+    tables::{Column, Kind, TABLES, Table},
+};
+use crate::telemetry::Chain;
+
+/// The word that an export begins with.
+const FORMAT: &str = "triggerd-queue";
+
+/// The version of the form that is written, and the newest that is read.
+const VERSION: u32 = 1;
+
+/// Longest line that is read; far beyond the largest notification that a source takes.
+const MAX_LINE: u64 = 256 << 20;
+
+/// Rows and bytes that are written by one statement, about.
+const BATCH_ROWS: usize = 500;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Why a queue was not moved.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The queue's file.
+    #[error("the queue file cannot be {verb}")]
+    Queue {
+        /// What was wanted.
+        verb: &'static str,
+        /// Why not.
+        #[source]
+        source: QueueError,
+    },
+    /// The other file.
+    #[error("the export cannot be {verb}")]
+    File {
+        /// What was wanted.
+        verb: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Not what `triggerd queue export` writes.
+    #[error("line {line} is not of a queue's export ({problem}); nothing was changed")]
+    Foreign {
+        /// Where.
+        line: u64,
+        /// Why not.
+        problem: String,
+    },
+    /// From a version that knows more.
+    #[error("the export was made by a newer triggerd ({what}); upgrade this one; nothing was changed")]
+    Newer {
+        /// What is unknown here.
+        what: String,
+    },
+    /// The end is missing.
+    #[error(
+        "the export is cut short: it ends after line {line}, without its last line; copy it again; nothing was changed"
+    )]
+    Truncated {
+        /// The last line.
+        line: u64,
+    },
+    /// Not what was written.
+    #[error("the export was changed since it was written ({problem}); copy it again; nothing was changed")]
+    Changed {
+        /// How it is seen.
+        problem: String,
+    },
+    /// The bound of this queue.
+    #[error("the export does not fit into {max_bytes} bytes; raise `queue.max_bytes`; nothing was changed")]
+    Full {
+        /// The bound.
+        max_bytes: u64,
+    },
+}
+
+/// How many rows of one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The table.
+    pub table: String,
+    /// Its rows in the export.
+    pub rows: u64,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Exported {
+    /// Rows by table.
+    pub rows: Vec<Count>,
+    /// Rows that could not be read, or whose event or function is missing.
+    pub left_out: u64,
+    /// What could not be read further, for a person.
+    pub problems: Vec<String>,
+}
+
+/// What was read.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Imported {
+    /// Rows that are new here, by table.
+    pub rows: Vec<Count>,
+    /// Rows that were here already, or whose event is missing in the export.
+    pub left: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    version: u32,
+    /// The newest migration of the file it comes from.
+    schema: i64,
+    tables: Vec<Columns>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Columns {
+    name: String,
+    columns: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Trailer {
+    end: bool,
+    rows: Vec<Count>,
+    sha256: String,
+}
+
+fn reading(source: sqlx::Error) -> TransferError {
+    TransferError::Queue { verb: "read", source: failed("export", source) }
+}
+
+fn writing(source: sqlx::Error) -> TransferError {
+    TransferError::Queue { verb: "written", source: failed("import", source) }
+}
+
+async fn schema(conn: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations").fetch_one(conn).await
+}
+
+/// Writes lines and counts them into a checksum.
+struct Lines<W> {
+    out: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Lines<W> {
+    fn line(&mut self, text: &[u8]) -> Result<(), TransferError> {
+        self.hash.update(text);
+        self.hash.update(b"\n");
+        let written = self.out.write_all(text).and_then(|()| self.out.write_all(b"\n"));
+        written.map_err(|source| TransferError::File { verb: "written", source })
+    }
+
+    fn value(&mut self, value: &impl Serialize) -> Result<(), TransferError> {
+        let text = serde_json::to_vec(value)
+            .map_err(|error| TransferError::File { verb: "written", source: error.into() })?;
+        self.line(&text)
+    }
+}
+
+/// Writes everything that the queue holds.
+///
+/// # Errors
+///
+/// Only when nothing useful was written: the schema cannot be read, or the output cannot be written.
+pub(super) async fn export(conn: &mut SqliteConnection, out: impl Write) -> Result<Exported, TransferError> {
+    let mut transaction = conn.begin().await.map_err(reading)?;
+    let mut columns = Vec::new();
+    for table in &TABLES {
+        columns.push(table.columns(&mut transaction).await.map_err(reading)?);
+    }
+    let mut lines = Lines { out, hash: Sha256::new() };
+    let tables = TABLES.iter().zip(&columns).map(|(table, columns)| Columns {
+        name: table.name.to_owned(),
+        columns: columns.iter().map(|column| column.name.clone()).collect(),
+    });
+    let schema = schema(&mut transaction).await.map_err(reading)?;
+    let header = Header { format: FORMAT.to_owned(), version: VERSION, schema, tables: tables.collect() };
+    lines.value(&header)?;
+    let mut exported = Exported::default();
+    for (table, columns) in TABLES.iter().zip(&columns) {
+        let rows = export_table(&mut transaction, (table, columns), &mut lines, &mut exported).await?;
+        exported.rows.push(Count { table: table.name.to_owned(), rows });
+    }
+    let sha256 = hex(&lines.hash.clone().finalize());
+    lines.value(&Trailer { end: true, rows: exported.rows.clone(), sha256 })?;
+    lines.out.flush().map_err(|source| TransferError::File { verb: "written", source })?;
+    Ok(exported)
+}
+
+async fn export_table<W: Write>(
+    conn: &mut SqliteConnection,
+    (table, columns): (&Table, &[Column]),
+    lines: &mut Lines<W>,
+    exported: &mut Exported,
+) -> Result<u64, TransferError> {
+    let mut rows = sqlx::query(table.select(columns)).fetch(conn);
+    let (mut written, mut text) = (0, Vec::new());
+    loop {
+        match rows.try_next().await {
+            Ok(Some(row)) => {
+                text.clear();
+                match put_row(&mut text, table, columns, &row) {
+                    Ok(true) => {
+                        lines.line(&text)?;
+                        written += 1;
+                    }
+                    Ok(false) => exported.left_out += 1,
+                    Err(error) => {
+                        exported.left_out += 1;
+                        exported.problems.push(format!("a row of `{}`: {}", table.name, Chain(&error)));
+                        exported.problems.truncate(100);
+                    }
+                }
+            }
+            Ok(None) => return Ok(written),
+            Err(error) => {
+                let error = failed("export", error);
+                let said =
+                    format!("`{}` cannot be read beyond {written} rows: {}", table.name, Chain(&error));
+                exported.left_out += 1;
+                exported.problems.push(said);
+                return Ok(written);
+            }
+        }
+    }
+}
+
+/// One row as a line; false when it refers to something that is missing.
+fn put_row(
+    text: &mut Vec<u8>,
+    table: &Table,
+    columns: &[Column],
+    row: &SqliteRow,
+) -> Result<bool, sqlx::Error> {
+    text.extend_from_slice(b"[\"");
+    text.extend_from_slice(table.name.as_bytes());
+    text.push(b'"');
+    for (at, column) in columns.iter().enumerate() {
+        text.push(b',');
+        if column.kind == Kind::Integer {
+            let number: Option<i64> = row.try_get(at)?;
+            text.extend_from_slice(number.map_or("null".to_owned(), |number| number.to_string()).as_bytes());
+            continue;
+        }
+        let bytes: Option<&[u8]> = row.try_get(at)?;
+        match (column.kind, bytes) {
+            (Kind::Event | Kind::Function, None) => return Ok(false),
+            (_, None) => text.extend_from_slice(b"null"),
+            // JSON as SQLite made it.
+            (Kind::Function, Some(bytes)) => text.extend_from_slice(bytes),
+            (Kind::Text, Some(bytes)) => put_text(text, bytes)?,
+            (_, Some(bytes)) => text.extend_from_slice(format!("\"{}\"", hex(bytes)).as_bytes()),
+        }
+    }
+    text.push(b']');
+    Ok(true)
+}
+
+/// Text as text; what is none (or holds a NUL, at which SQLite's own JSON would end it) as its bytes.
+fn put_text(text: &mut Vec<u8>, bytes: &[u8]) -> Result<(), sqlx::Error> {
+    match std::str::from_utf8(bytes) {
+        Ok(read) if !bytes.contains(&0) => {
+            serde_json::to_writer(text, read).map_err(|error| sqlx::Error::Encode(error.into()))
+        }
+        _ => {
+            text.extend_from_slice(format!("{{\"hex\":\"{}\"}}", hex(bytes)).as_bytes());
+            Ok(())
+        }
+    }
+}
+
+/// Takes over what an export holds; all of it or nothing.
+pub(super) async fn import(
+    conn: &mut SqliteConnection,
+    from: impl BufRead,
+    max_bytes: u64,
+) -> Result<Imported, TransferError> {
+    let mut lines = Incoming { from, hash: Sha256::new(), line: 0, text: Vec::new() };
+    let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await.map_err(writing)?;
+    let columns = header(&mut lines, &mut transaction).await?;
+    note_quarantine(&mut transaction).await.map_err(writing)?;
+    let mut taken = Taken { counts: vec![0; TABLES.len()], new: vec![0; TABLES.len()], max_bytes };
+    let mut batch = Batch { table: 0, json: String::from("["), rows: 0 };
+    let trailer = loop {
+        let before = lines.hash.clone();
+        if !lines.next()? {
+            return Err(TransferError::Truncated { line: lines.line });
+        }
+        if lines.text.first() == Some(&b'{') {
+            break (lines.parse::<Trailer>()?, before);
+        }
+        let table = row(&lines, &columns)?;
+        if table != batch.table || batch.rows >= BATCH_ROWS || batch.json.len() >= BATCH_BYTES {
+            taken.write(&mut transaction, &mut batch, &columns).await?;
+            batch.table = table;
+        }
+        batch.push(std::str::from_utf8(&lines.text).unwrap_or_default());
+    };
+    taken.write(&mut transaction, &mut batch, &columns).await?;
+    taken.agrees_with(trailer)?;
+    if lines.next()? {
+        return Err(TransferError::Foreign {
+            line: lines.line,
+            problem: "there is more after its end".into(),
+        });
+    }
+    forget_unneeded(&mut transaction).await.map_err(writing)?;
+    transaction.commit().await.map_err(writing)?;
+    let counts: u64 = taken.counts.iter().sum();
+    let new: u64 = taken.new.iter().sum();
+    let rows = TABLES.iter().zip(&taken.new);
+    let rows = rows.map(|(table, rows)| Count { table: table.name.to_owned(), rows: *rows }).collect();
+    Ok(Imported { rows, left: counts - new })
+}
+
+/// Reads the header; the columns of each table as the export has them.
+async fn header<R: BufRead>(
+    lines: &mut Incoming<R>,
+    conn: &mut SqliteConnection,
+) -> Result<Vec<Vec<Column>>, TransferError> {
+    if !lines.next()? {
+        return Err(TransferError::Truncated { line: 0 });
+    }
+    let header: Header = lines.parse()?;
+    let foreign = |problem: String| TransferError::Foreign { line: 1, problem };
+    if header.format != FORMAT {
+        return Err(foreign(format!("its format is `{}`", header.format.escape_default())));
+    }
+    if header.version > VERSION {
+        return Err(TransferError::Newer { what: format!("version {} of the format", header.version) });
+    }
+    let ours = schema(conn).await.map_err(writing)?;
+    if header.schema > ours {
+        return Err(TransferError::Newer { what: format!("migration {} of queue.db", header.schema) });
+    }
+    let mut columns = vec![Vec::new(); TABLES.len()];
+    for theirs in header.tables {
+        let at = TABLES.iter().position(|table| table.name == theirs.name);
+        let unknown = |what: &str| TransferError::Newer { what: what.escape_default().to_string() };
+        let at = at.ok_or_else(|| unknown(&theirs.name))?;
+        let known = TABLES[at].columns(conn).await.map_err(writing)?;
+        for name in &theirs.columns {
+            let column = known.iter().find(|column| column.name == *name).ok_or_else(|| unknown(name))?;
+            columns[at].push(column.clone());
+        }
+    }
+    Ok(columns)
+}
+
+/// Which table the line is a row of; that it is one.
+fn row<R>(lines: &Incoming<R>, columns: &[Vec<Column>]) -> Result<usize, TransferError> {
+    let foreign = |problem: String| TransferError::Foreign { line: lines.line, problem };
+    let items: Vec<&RawValue> =
+        serde_json::from_slice(&lines.text).map_err(|error| foreign(error.to_string()))?;
+    let name: Option<&str> = items.first().and_then(|name| serde_json::from_str(name.get()).ok());
+    let at = TABLES.iter().position(|table| Some(table.name) == name);
+    let at = at.ok_or_else(|| foreign("it names no table".into()))?;
+    if items.len() != columns[at].len() + 1 || columns[at].is_empty() {
+        return Err(foreign(format!("{} columns of `{}`", items.len() - 1, TABLES[at].name)));
+    }
+    Ok(at)
+}
+
+/// So that an item of the quarantine, which has no id, is not taken twice.
+async fn note_quarantine(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(
+        "DROP TABLE IF EXISTS temp.quarantine_here; \
+         CREATE TEMP TABLE quarantine_here AS SELECT received_at, source, reason, bytes FROM quarantine; \
+         CREATE INDEX temp.quarantine_here_at ON quarantine_here (received_at);",
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Events and attempts that came for deliveries which did not.
+async fn forget_unneeded(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(
+        "DELETE FROM event WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.event = event.seq) \
+             AND NOT EXISTS (SELECT 1 FROM dead_letter WHERE dead_letter.event = event.seq); \
+         DELETE FROM attempt WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.id = attempt.delivery) \
+             AND NOT EXISTS (SELECT 1 FROM dead_letter WHERE dead_letter.id = attempt.delivery); \
+         DROP TABLE temp.quarantine_here;",
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Rows of one table that wait to be written.
+struct Batch {
+    table: usize,
+    json: String,
+    rows: usize,
+}
+
+impl Batch {
+    fn push(&mut self, row: &str) {
+        if self.rows > 0 {
+            self.json.push(',');
+        }
+        self.json.push_str(row);
+        self.rows += 1;
+    }
+}
+
+/// What was read so far.
+struct Taken {
+    counts: Vec<u64>,
+    new: Vec<u64>,
+    max_bytes: u64,
+}
+
+impl Taken {
+    async fn write(
+        &mut self,
+        conn: &mut SqliteConnection,
+        batch: &mut Batch,
+        columns: &[Vec<Column>],
+    ) -> Result<(), TransferError> {
+        if batch.rows == 0 {
+            return Ok(());
+        }
+        batch.json.push(']');
+        let insert = TABLES[batch.table].insert(&columns[batch.table]);
+        let done = sqlx::query(insert).bind(&batch.json).execute(&mut *conn).await.map_err(writing)?;
+        self.counts[batch.table] += batch.rows as u64;
+        self.new[batch.table] += done.rows_affected();
+        if used_bytes(conn).await.map_err(writing)? > self.max_bytes {
+            return Err(TransferError::Full { max_bytes: self.max_bytes });
+        }
+        batch.json.clear();
+        batch.json.push('[');
+        batch.rows = 0;
+        Ok(())
+    }
+
+    fn agrees_with(&self, (trailer, hash): (Trailer, Sha256)) -> Result<(), TransferError> {
+        for count in &trailer.rows {
+            let at = TABLES.iter().position(|table| table.name == count.table);
+            let read = at.map_or(0, |at| self.counts[at]);
+            if read != count.rows {
+                let problem =
+                    format!("{read} rows of `{}`, not {}", count.table.escape_default(), count.rows);
+                return Err(TransferError::Changed { problem });
+            }
+        }
+        if !trailer.end || hex(&hash.finalize()) != trailer.sha256 {
+            return Err(TransferError::Changed { problem: "its checksum is another".into() });
+        }
+        Ok(())
+    }
+}
+
+/// Reads lines, and counts them into a checksum.
+struct Incoming<R> {
+    from: R,
+    hash: Sha256,
+    line: u64,
+    /// The last line, without its end.
+    text: Vec<u8>,
+}
+
+impl<R: BufRead> Incoming<R> {
+    /// Reads the next line; false at the end. A last line without its end is no line.
+    fn next(&mut self) -> Result<bool, TransferError> {
+        self.text.clear();
+        let read = self.from.by_ref().take(MAX_LINE).read_until(b'\n', &mut self.text);
+        let read = read.map_err(|source| TransferError::File { verb: "read", source })?;
+        if read == 0 {
+            return Ok(false);
+        }
+        if self.text.last() != Some(&b'\n') {
+            return if read as u64 == MAX_LINE {
+                Err(TransferError::Foreign { line: self.line + 1, problem: "it is too long".into() })
+            } else {
+                Err(TransferError::Truncated { line: self.line })
+            };
+        }
+        self.hash.update(&self.text);
+        self.text.pop();
+        self.line += 1;
+        Ok(true)
+    }
+
+    fn parse<T: for<'a> Deserialize<'a>>(&self) -> Result<T, TransferError> {
+        serde_json::from_slice(&self.text)
+            .map_err(|error| TransferError::Foreign { line: self.line, problem: error.to_string() })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
