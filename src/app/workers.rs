@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::foundation::Foundation;
 use crate::{
     binding,
+    config::dead_letters::DeadLettersConfig,
     dispatch::Dispatcher,
     domain::{
         clock::Clock,
         ids::{BindingId, DeliveryId},
     },
     lifecycle::{Pulse, Workers},
-    queue::{Queue, QueueError, SqliteQueue},
+    queue::{Queue, QueueError, Retention, SqliteQueue, Sweeper},
     telemetry::Chain,
 };
 
@@ -89,6 +90,20 @@ pub(super) fn suspicions(
                 () = stop.cancelled() => return Ok(()),
             }
         }
+    });
+}
+
+/// Drops dead letters as the config says.
+pub(super) fn retention(
+    back: &mut Workers,
+    (config, foundation): (&DeadLettersConfig, &Foundation),
+    stop: CancellationToken,
+) {
+    let retention = Retention { age: config.retention(), count: config.most(), notice: config.notice() };
+    let sweeper = Sweeper::new(Arc::clone(&foundation.queue), Arc::clone(&foundation.clock), retention);
+    back.spawn("the retention of dead letters", async move {
+        sweeper.run(stop).await;
+        Ok(())
     });
 }
 

@@ -12,6 +12,7 @@ mod bind;
 mod check;
 mod dead_letters;
 mod output;
+mod quarantine;
 mod show;
 
 #[cfg(test)]
@@ -84,6 +85,7 @@ async fn execute(command: Command, inputs: &Inputs, terminal: &mut Terminal) -> 
         Command::Unbind(args) => bind::unbind(&client(inputs)?, args, terminal).await,
         Command::Bindings(args) => show::bindings(&client(inputs)?, args, terminal).await,
         Command::DeadLetters(args) => dead_letters::dead_letters(&client(inputs)?, args, terminal).await,
+        Command::Quarantine(args) => quarantine::quarantine(&client(inputs)?, args, terminal).await,
         Command::Match(args) => show::matching(&client(inputs)?, args, terminal).await,
         Command::Outcomes(args) => show::outcomes(&client(inputs)?, args, terminal).await,
         Command::Nodes(args) => show::nodes(&client(inputs)?, args, terminal).await,

@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::{
     DeadLetter, Disposal, Park, Parked, Quarantined, QueueError, Retry, Ticket,
+    retention::Expired,
     rows::{Table, end_of_attempt},
 };
 use crate::domain::{
@@ -47,6 +48,13 @@ pub(super) enum Work {
         now: Timestamp,
     },
     Discard(DeliveryId),
+    Requarantine {
+        id: u64,
+        reason: String,
+        now: Timestamp,
+    },
+    Unquarantine(u64),
+    Expire(Expired),
     /// A row that cannot be read goes to the quarantine.
     Reject {
         table: Table,
@@ -78,6 +86,9 @@ impl Work {
             Self::Dispose { .. } => "dispose",
             Self::Replay { .. } => "replay",
             Self::Discard(_) => "discard",
+            Self::Requarantine { .. } => "requarantine",
+            Self::Unquarantine(_) => "unquarantine",
+            Self::Expire(_) => "expire",
             Self::Close => "close",
         }
     }

@@ -8,7 +8,7 @@
 //! commit (group commit): an `Ok` means that it is on disk.
 //!
 //! Read `writer` for batches and failures, `parks`, `deliveries`, `letters` and `quarantine` for the verbs within a
-//! transaction, `read` for the others, `open` for the file and `spool` for its owner.
+//! transaction, `read` and `search` for the others, `office` for what an operator asks, `open` for the file and `spool` for its owner.
 //!
 //! **Withdrawing.** A delivery is parked while its first attempt may still be running. Its [`Ticket`] says who was
 //! first: the writer, sealing its batch, or the attempt's result, withdrawing the row. After the seal the result is
@@ -19,11 +19,14 @@ mod books;
 mod command;
 mod deliveries;
 mod letters;
+mod office;
 mod open;
 mod parks;
 mod quarantine;
 mod read;
+mod retention;
 mod rows;
+mod search;
 mod spool;
 mod sqlite;
 #[cfg(test)]
@@ -48,7 +51,10 @@ use crate::domain::{
     outcome::Attempt,
 };
 
+pub use office::{Cursor, Direction, Item, LetterFilter, LetterOffice, LetterPage, LetterQuery};
 pub use open::QueueOptions;
+pub use quarantine::REJECTED_ROWS;
+pub use retention::{Retention, Sweeper};
 pub use spool::{StateDirError, StateDirLock, lock_state_dir};
 pub use sqlite::SqliteQueue;
 pub use writer::Writer;
@@ -219,25 +225,6 @@ pub struct DeadLetter {
     pub replays: u32,
 }
 
-/// Which dead letters to list: newest first.
-#[derive(Debug, Clone, Default)]
-pub struct DeadLetterQuery {
-    /// Only this binding's.
-    pub binding: Option<BindingId>,
-    /// Only those of platforms' functions on this platform.
-    pub platform: Option<String>,
-    /// Only those that died before this one. When it is no dead letter any more (replayed or discarded while the pages
-    /// were read), the first page again.
-    pub before: Option<DeliveryId>,
-    /// At most this many; never more than [`DeadLetterQuery::MAX_LIMIT`].
-    pub limit: u32,
-}
-
-impl DeadLetterQuery {
-    /// Longest page.
-    pub const MAX_LIMIT: u32 = 500;
-}
-
 /// What becomes of a binding's parked deliveries when it is unbound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -308,9 +295,6 @@ pub trait Queue: Send + Sync + fmt::Debug {
 
     /// Attempts of a parked delivery, oldest first.
     async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, QueueError>;
-
-    /// A page of dead letters, newest first.
-    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError>;
 
     /// One dead letter.
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError>;

@@ -19,8 +19,7 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Backlog, DeadLetter, DeadLetterQuery, Disposal, Park, Parked, Quarantined, Queue, QueueError,
-    QueueOptions, Retry, Writer,
+    Backlog, DeadLetter, Disposal, Park, Parked, Quarantined, Queue, QueueError, QueueOptions, Retry, Writer,
     books::Books,
     command::{Answer, Command, LetterRow, ParkRow, Work},
     open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
@@ -118,28 +117,23 @@ impl SqliteQueue {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// The newest items of the quarantine, at most `limit`.
-    pub async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, QueueError> {
-        read::quarantined(self.readers()?, limit).await
-    }
-
     /// Where to read, as long as the writer runs.
-    fn readers(&self) -> Result<&SqlitePool, QueueError> {
+    pub(super) fn readers(&self) -> Result<&SqlitePool, QueueError> {
         if self.requests.is_closed() { Err(QueueError::Closed) } else { Ok(&self.readers) }
     }
 
-    async fn ask(&self, work: Work) -> Result<Answer, QueueError> {
+    pub(super) async fn ask(&self, work: Work) -> Result<Answer, QueueError> {
         let (reply, answer) = oneshot::channel();
         let command = Command { work, reply, so_far: 0 };
         self.requests.send(command).await.map_err(|_| QueueError::Closed)?;
         answer.await.map_err(|_| QueueError::Closed)?
     }
 
-    async fn was(&self, work: Work) -> Result<bool, QueueError> {
+    pub(super) async fn was(&self, work: Work) -> Result<bool, QueueError> {
         Ok(matches!(self.ask(work).await?, Answer::Was(true)))
     }
 
-    async fn count(&self, work: Work) -> Result<u64, QueueError> {
+    pub(super) async fn count(&self, work: Work) -> Result<u64, QueueError> {
         match self.ask(work).await? {
             Answer::Count(count) => Ok(count),
             _ => Ok(0),
@@ -160,22 +154,22 @@ impl SqliteQueue {
     }
 
     /// Reads a page; rows that cannot be read are moved away, and the page is read again when nothing else was on it.
-    async fn readable<T, F>(&self, read: impl Fn() -> F) -> Result<Vec<T>, QueueError>
+    pub(super) async fn readable<T, F>(&self, read: impl Fn() -> F) -> Result<Page<T>, QueueError>
     where
         F: Future<Output = Result<Page<T>, QueueError>>,
     {
         for _ in 0..ROUNDS {
-            let page = read().await?;
+            let mut page = read().await?;
             if page.unreadable.is_empty() {
-                return Ok(page.items);
+                return Ok(page);
             }
-            let rejected = self.reject(page.unreadable).await;
+            let rejected = self.reject(std::mem::take(&mut page.unreadable)).await;
             if !page.items.is_empty() {
-                return Ok(page.items);
+                return Ok(page);
             }
             rejected?;
         }
-        Ok(Vec::new())
+        Ok(Page::new())
     }
 }
 
@@ -219,6 +213,7 @@ impl Queue for SqliteQueue {
             read::due(readers, function, now, running, limit).await.map_err(|error| failed("due", error))
         })
         .await
+        .map(|page| page.items)
     }
 
     async fn next_due(
@@ -257,11 +252,6 @@ impl Queue for SqliteQueue {
 
     async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, QueueError> {
         read::attempts(self.readers()?, id).await
-    }
-
-    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError> {
-        let readers = self.readers()?;
-        self.readable(|| read::dead_letters(readers, query)).await
     }
 
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
