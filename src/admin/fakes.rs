@@ -27,8 +27,8 @@ use crate::{
         outcome::{Attempt, Class},
     },
     queue::{
-        Backlog, Cursor, DeadLetter, Direction, Disposal, Item, LetterFilter, LetterPage, LetterQuery, Park,
-        Parked, Quarantined, QueueError, Retry,
+        Backlog, Cursor, DeadLetter, Direction, Disposal, Handover, Item, LetterFilter, LetterPage,
+        LetterQuery, Park, Parked, Quarantined, QueueError, Retry, Unhanded,
     },
     relations::{
         Bound, BucketLock, Changes, Head, ListQuery, NewBinding, Node, Progress, RelationsError, Snapshot,
@@ -375,6 +375,14 @@ impl Queue for World {
 
     async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
         Ok(lock(&self.letters).remove(&id).is_some())
+    }
+
+    async fn unhanded(&self, _: u32) -> Result<Unhanded, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn hand_over(&self, _: Vec<Handover>, _: i64) -> Result<u64, QueueError> {
+        unimplemented!("the admin API does not ask this")
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {

@@ -66,6 +66,9 @@ pub struct BindingRequest {
     /// Events caused by these principals do not fire.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore_principals: Vec<String>,
+    /// The function, on the same platform, that is given its dead letters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_function: Option<String>,
 }
 
 /// A page of bindings.

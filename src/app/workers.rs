@@ -59,7 +59,9 @@ pub(super) fn pump(
                 }
             }
         }
-        Ok(dispatcher.run(|| beats.0.beat()).await?)
+        let handlers = dispatcher.clone();
+        let (ran, ()) = tokio::join!(dispatcher.run(|| beats.0.beat()), handlers.hand_over_letters());
+        Ok(ran?)
     });
 }
 

@@ -145,6 +145,9 @@ pub(super) struct BindArgs {
     /// A user whose doings do not fire: the one that the function writes with. Can be given several times.
     #[arg(long = "ignore-principal", value_name = "USER")]
     pub(super) ignore_principals: Vec<String>,
+    /// The function, on the same platform, that is given what this one has finally failed at.
+    #[arg(long, value_name = "FUNCTION")]
+    pub(super) dead_letter_function: Option<String>,
     /// How long to follow the handshake; 0s does not.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
     pub(super) wait: SignedDuration,

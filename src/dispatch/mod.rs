@@ -13,6 +13,9 @@
 //! (and a repeat of the event) from it. After a crash nothing runs, and every row is due at its time: at least once.
 //! What the pump passed over because it ran is looked at again when its attempt ends, however it ends.
 //!
+//! **Handler functions** (`handlers`) are given dead letters by parked deliveries of their own, which never become dead
+//! letters.
+//!
 //! **Stopping.** Soft: the pump takes nothing up any more, running attempts go on. Hard: attempts are cut off, which
 //! costs them nothing; what was not yet parked is parked, due at once.
 //!
@@ -28,6 +31,9 @@ mod custody;
 #[cfg(test)]
 pub(crate) mod fakes;
 mod first;
+mod handlers;
+#[cfg(test)]
+mod handlers_tests;
 mod lane;
 mod parked;
 #[cfg(test)]

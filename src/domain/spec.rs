@@ -69,6 +69,10 @@ pub struct BindingSpec {
     /// Events caused by these principals do not fire: those that the function itself writes with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore_principals: Vec<String>,
+    /// The function, on the same platform, that is given each dead letter of this binding; the platform's own handler
+    /// when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_function: Option<String>,
 }
 
 /// The function of a spec, as the API writes it: two plain fields.
@@ -124,6 +128,9 @@ pub enum InvalidSpec {
         /// What it is.
         value: u64,
     },
+    /// A function that would be given what it has failed at itself.
+    #[error("dead_letter_function is the binding's own function; name another, or none")]
+    OwnHandler,
     /// More ignored principals than are sensible.
     #[error("ignore_principals may name at most 64 principals of at most 256 bytes")]
     Principals,
@@ -140,6 +147,13 @@ impl BindingSpec {
         }
         if !is_function_name(&self.function.function) {
             return Err(InvalidSpec::Function(self.function.function.clone()));
+        }
+        match &self.dead_letter_function {
+            Some(handler) if !is_function_name(handler) => {
+                return Err(InvalidSpec::Function(handler.clone()));
+            }
+            Some(handler) if *handler == self.function.function => return Err(InvalidSpec::OwnHandler),
+            _ => (),
         }
         let range = |field, value, least, most| {
             if (least..=most).contains(&value) {
@@ -230,6 +244,9 @@ mod tests {
         assert!(broken(|spec| spec.bucket = "No".into()).contains("no bucket name"));
         assert!(broken(|spec| spec.function.function = "../x".into()).contains("no function name"));
         assert!(broken(|spec| spec.timeout_ms = 0).contains("timeout_ms"));
+        assert!(broken(|spec| spec.dead_letter_function = Some("../x".into())).contains("no function name"));
+        let own = broken(|spec| spec.dead_letter_function = Some(spec.function.function.clone()));
+        assert!(own.contains("own function"), "{own}");
         assert!(broken(|spec| spec.retry.max_attempts = 0).contains("max_attempts"));
     }
 }

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::{
-    DeadLetter, Disposal, Park, Parked, Quarantined, QueueError, Retry, Ticket,
+    DeadLetter, Disposal, Handover, Park, Parked, Quarantined, QueueError, Retry, Ticket,
     retention::Expired,
     rows::{Table, end_of_attempt},
 };
@@ -55,6 +55,7 @@ pub(super) enum Work {
     },
     Unquarantine(u64),
     Expire(Expired),
+    HandOver(Vec<Handover>, i64),
     /// A row that cannot be read goes to the quarantine.
     Reject {
         table: Table,
@@ -89,6 +90,7 @@ impl Work {
             Self::Requarantine { .. } => "requarantine",
             Self::Unquarantine(_) => "unquarantine",
             Self::Expire(_) => "expire",
+            Self::HandOver(..) => "hand_over",
             Self::Close => "close",
         }
     }

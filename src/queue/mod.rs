@@ -18,6 +18,7 @@ mod batch;
 mod books;
 mod command;
 mod deliveries;
+mod handover;
 mod letters;
 mod office;
 mod open;
@@ -51,6 +52,7 @@ use crate::domain::{
     outcome::Attempt,
 };
 
+pub use handover::{Handover, Unhanded, UnhandedLetter};
 pub use office::{Cursor, Direction, Item, LetterFilter, LetterOffice, LetterPage, LetterQuery};
 pub use open::QueueOptions;
 pub use quarantine::REJECTED_ROWS;
@@ -305,6 +307,13 @@ pub trait Queue: Send + Sync + fmt::Debug {
 
     /// Forgets a dead letter; whether there was one.
     async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError>;
+
+    /// Dead letters that nobody has looked at yet for a handler function, in the order in which they died.
+    async fn unhanded(&self, limit: u32) -> Result<Unhanded, QueueError>;
+
+    /// Parks a delivery to a handler function for each of these letters that is still there, and notes in the same
+    /// transaction that every letter up to `upto` was looked at. Done twice it changes nothing.
+    async fn hand_over(&self, letters: Vec<Handover>, upto: i64) -> Result<u64, QueueError>;
 
     /// Bytes of the file in use, and its bound.
     async fn usage(&self) -> Result<(u64, u64), QueueError>;

@@ -22,7 +22,7 @@ use crate::{
 
 /// Picks from the covering index alone and reads the rows only of what is taken.
 pub(super) const DUE: &str = "\
-    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, CAST(e.payload AS BLOB) AS payload \
+    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, d.letter, CAST(e.payload AS BLOB) AS payload \
     FROM (SELECT seq FROM delivery INDEXED BY delivery_due \
           WHERE function = (SELECT id FROM function WHERE platform = ?1 AND name = ?2) \
           AND held = 0 AND due <= ?3 AND id NOT IN (SELECT unhex(value) FROM json_each(?4)) \

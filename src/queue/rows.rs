@@ -108,13 +108,18 @@ impl<'r> Reader<'r> {
             accepted_at: self.time("accepted_at")?,
             attempts: self.number("attempts")?,
             tries: self.number("tries")?,
+            letter: None,
         })
     }
 }
 
 /// A parked delivery of a known function.
 pub(super) fn delivery(row: &SqliteRow, function: &FunctionRef) -> Result<Delivery, QueueError> {
-    Reader::new(row, Table::Delivery.name()).delivery(function.clone())
+    let reader = Reader::new(row, Table::Delivery.name());
+    let letter: Option<&[u8]> = reader.get("letter")?;
+    let letter = letter.map(DeliveryId::from_slice).transpose();
+    let letter = letter.map_err(|error| reader.corrupt(reader.table, "letter", &error))?;
+    Ok(Delivery { letter, ..reader.delivery(function.clone())? })
 }
 
 /// A dead letter, its attempts still to be added.

@@ -19,9 +19,11 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Backlog, DeadLetter, Disposal, Park, Parked, Quarantined, Queue, QueueError, QueueOptions, Retry, Writer,
+    Backlog, DeadLetter, Disposal, Handover, Park, Parked, Quarantined, Queue, QueueError, QueueOptions,
+    Retry, Unhanded, Writer,
     books::Books,
     command::{Answer, Command, LetterRow, ParkRow, Work},
+    handover,
     open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
     read::{self, Page},
     rows::Table,
@@ -267,6 +269,14 @@ impl Queue for SqliteQueue {
 
     async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
         self.was(Work::Discard(id)).await
+    }
+
+    async fn unhanded(&self, limit: u32) -> Result<Unhanded, QueueError> {
+        handover::unhanded(self.readers()?, limit).await.map_err(|error| failed("unhanded", error))
+    }
+
+    async fn hand_over(&self, letters: Vec<Handover>, upto: i64) -> Result<u64, QueueError> {
+        self.count(Work::HandOver(letters, upto)).await
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {

@@ -184,3 +184,26 @@ impl LettersDropped {
         tracing::warn!(count = self.count, because, "dead letters were dropped, as [dead_letters] says");
     }
 }
+
+/// A handler function could not be given a dead letter. The letter lies where it lay.
+#[derive(Debug)]
+pub struct HandlerGivenUp<'a> {
+    /// The delivery to the handler.
+    pub delivery: &'a Delivery,
+    /// Why it was given up.
+    pub reason: DeadReason,
+}
+
+impl HandlerGivenUp<'_> {
+    /// Tells it.
+    pub fn tell(&self) {
+        let (delivery, reason) = (self.delivery, self.reason.as_str());
+        let platform = delivery.function.platform.to_string();
+        Metric::HandlersGivenUp.count(&[("platform", platform), ("reason", reason.to_owned())]);
+        let letter = delivery.letter.map(|letter| letter.to_string()).unwrap_or_default();
+        tracing::error!(
+            letter, handler = %delivery.function, key = %delivery.event.key, reason, tries = delivery.tries,
+            "the handler function was not given a dead letter; it is not called about it again"
+        );
+    }
+}

@@ -48,6 +48,7 @@ metrics! {
     LettersKept: Gauge "triggerd_dead_letters_kept", "Dead letters that are kept.";
     LettersExpiring: Gauge "triggerd_dead_letters_expiring", "Dead letters that will be dropped before long, by why: age (within a day) or count (the oldest, when nine tenths of the greatest number are reached).";
     LettersDropped: Counter "triggerd_dead_letters_dropped_total", "Dead letters dropped by the retention, by why: age or count.";
+    HandlersGivenUp: Counter "triggerd_dead_letter_handler_failures_total", "Dead letters that a handler function could not be given, by platform and reason.";
     Parked: Counter "triggerd_parked_total", "Deliveries parked, by reason.";
     QueueTrouble: Counter "triggerd_queue_failures_total", "Queue operations that failed.";
     Events: Counter "triggerd_events_total", "Events that came in, by source and whether they matched a binding.";

@@ -4,6 +4,7 @@ mod bounds;
 mod crash;
 mod failure;
 mod group;
+mod handover;
 mod letters;
 mod model;
 mod retention;

@@ -25,6 +25,8 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] a_replay_of_many_is_stopped_by_ctrl_c_and_taken_up_again;
         [Minio] what_is_in_quarantine_is_shown_tried_again_and_discarded;
         [Minio] dead_letters_of_age_are_announced_and_dropped;
+        [Minio] a_handler_function_is_given_each_dead_letter_across_kill_9_and_never_loops;
+        [Minio] a_handler_function_of_the_platform_serves_bindings_that_name_none;
     }
 }
 
@@ -40,7 +42,8 @@ fn parsed(world: &World, arguments: &[&str]) -> Result<Value> {
 
 /// The sum of a metric's series, as it is shown.
 async fn shown(world: &World, name: &str, labels: &[&str]) -> Result<String> {
-    Ok(world.daemon.metric(name, labels).await?.to_string())
+    // The sum of no series at all is a negative zero.
+    Ok(world.daemon.metric(name, labels).await?.abs().to_string())
 }
 
 /// How many dead letters fit these arguments.
@@ -271,5 +274,122 @@ pub(crate) async fn dead_letters_of_age_are_announced_and_dropped(ctx: Ctx) -> R
         Ok(())
     })
     .await?;
+    world.daemon.stop().await
+}
+
+/// A handler that notes what it is told of each dead letter, and fails for one of them.
+fn undertaker() -> String {
+    noting(
+        "undertaker",
+        "while test -e \"$FOLDER/hold\"; do sleep 0.05; done; \
+         printf '%s %s %s\\n' \"$CE_TYPE\" \"$CE_DEADREASON\" \"$CE_DEADDELIVERY\" >> \"$FOLDER/undertaker.told\"; \
+         test \"$TRIGGER_KEY\" != in/cursed.jpg",
+    )
+}
+
+/// What the handler was told: type, reason and delivery of each letter.
+fn told(world: &World) -> BTreeSet<String> {
+    let text = fs::read_to_string(world.platform.file("undertaker.told")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Every dead letter there is, as the handler should have been told of it.
+async fn to_be_told(world: &World) -> Result<BTreeSet<String>> {
+    let letters = world.daemon.dead_letters().await?;
+    let line = |letter: &Value| {
+        let field = |name: &str| letter[name].as_str().unwrap_or_default().to_owned();
+        format!("triggerd.deadletter {} {}", field("reason"), field("id"))
+    };
+    Ok(letters.iter().map(line).collect())
+}
+
+pub(crate) async fn a_handler_function_is_given_each_dead_letter_across_kill_9_and_never_loops(
+    ctx: Ctx,
+) -> Result<()> {
+    let functions = format!("{}{}", noting("thumb", "exit 1"), undertaker());
+    let mut world = World::start(&ctx, &Plan::webhook(&functions)).await?;
+    let settings = json!({
+        "retry": {"max_attempts": 2, "first_wait_ms": 10, "max_wait_ms": 10}, "dead_letter_function": "undertaker",
+    });
+    world.bind("photos", "thumb", &settings).await?;
+    fs::write(world.platform.file("hold"), "")?;
+    for number in 0..6 {
+        world.minio.put_object("photos", &format!("in/{number}.jpg"), "x", &[]).await?;
+    }
+    world.minio.put_object("photos", "in/cursed.jpg", "x", &[]).await?;
+    eventually("all are dead, and a handler runs", SOON, async || {
+        let calls = world.platform.calls("undertaker")?.len();
+        ensure!(count(&world, &[])? == 7 && calls > 0, "{calls} calls");
+        Ok(())
+    })
+    .await?;
+    world.daemon.kill9().await?;
+    world.daemon.start_again().await?;
+    fs::remove_file(world.platform.file("hold"))?;
+    let expected = to_be_told(&world).await?;
+    eventually("the handler was told of each", SOON, async || {
+        let told = told(&world);
+        ensure!(told == expected, "{told:?}");
+        let failed = shown(&world, "triggerd_dead_letter_handler_failures_total", &[]).await?;
+        ensure!(failed == "1", "{failed} were given up");
+        Ok(())
+    })
+    .await?;
+    ensure!(count(&world, &[])? == 7, "a handler's failure has made a dead letter");
+    let cursed =
+        world.platform.calls("undertaker")?.iter().filter(|call| call.key == "in/cursed.jpg").count();
+    ensure!((2..=3).contains(&cursed), "{cursed} calls for the one that fails");
+    let ids: BTreeSet<_> =
+        world.platform.calls("undertaker")?.into_iter().map(|call| call.delivery).collect();
+    ensure!(ids.len() == 7, "each letter has one delivery to the handler: {ids:?}");
+    world.daemon.stop().await?;
+    let calls = world.platform.calls("undertaker")?.len();
+    world.daemon.start_again().await?;
+    world.minio.put_object("photos", "in/last.jpg", "x", &[]).await?;
+    eventually("only the new letter is handed over", SOON, async || {
+        let now = world.platform.calls("undertaker")?.len();
+        ensure!(now == calls + 1, "{now} after {calls}");
+        Ok(())
+    })
+    .await?;
+    world.daemon.stop().await
+}
+
+pub(crate) async fn a_handler_function_of_the_platform_serves_bindings_that_name_none(
+    ctx: Ctx,
+) -> Result<()> {
+    let functions = format!("{}{}", noting("thumb", "exit 1"), undertaker());
+    let mut world = World::start(&ctx, &Plan::webhook(&functions)).await?;
+    let once = json!({"retry": {"max_attempts": 1, "first_wait_ms": 10, "max_wait_ms": 10}});
+    let id = world.bind("photos", "thumb", &once).await?;
+    world.minio.put_object("photos", "in/before.jpg", "x", &[]).await?;
+    let file = SqliteConnectOptions::new().filename(ctx.folder().join("state/queue.db")).read_only(true);
+    eventually("a dead letter that was looked at, and that nobody is given", SOON, async || {
+        let mut queue = SqliteConnection::connect_with(&file).await?;
+        let passed: i64 = sqlx::query_scalar("SELECT seq FROM handed_over").fetch_one(&mut queue).await?;
+        ensure!(count(&world, &[])? == 1 && passed == 1, "looked at {passed}");
+        Ok(())
+    })
+    .await?;
+    let path = ctx.folder().join("triggerd.toml");
+    let config = fs::read_to_string(&path)?;
+    let rules = "driver = \"rules\"\n";
+    fs::write(&path, config.replace(rules, &format!("{rules}dead_letter_function = \"undertaker\"\n")))?;
+    world.daemon.stop().await?;
+    world.daemon.start_again().await?;
+    // The rule on the platform lacks the handler, is found changed, and mended.
+    let shown = format!("{}/rules/{id}", world.platform.url());
+    eventually("the rule names the handler", SOON, async || {
+        let rule =
+            reqwest::Client::new().get(&shown).bearer_auth(super::world::PLATFORM_TOKEN).send().await?;
+        let rule: Value = rule.json().await?;
+        ensure!(rule["dead_letter_function"] == "undertaker", "{rule}");
+        Ok(())
+    })
+    .await?;
+    world.daemon.wait_for_state(&id, "active").await?;
+    world.minio.put_object("photos", "in/after.jpg", "x", &[]).await?;
+    let calls = world.platform.wait_for_calls("undertaker", 1).await?;
+    ensure!(calls[0].key == "in/after.jpg", "a letter from before was handed over: {calls:?}");
     world.daemon.stop().await
 }
