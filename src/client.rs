@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::{
     admin::wire::{
-        BindingRequest, Bindings, DeadLetterView, DeadLetters, Functions, HealthView, MatchRequest, Matched,
-        Nodes, Outcomes, Pending, Replayed,
+        BindingRequest, Bindings, DeadLetterView, DeadLetters, Functions, HealthView, LetterBatch, LetterRequest,
+        MatchRequest, Matched, Nodes, Outcomes, Pending, QuarantinePage, QuarantineView, Replayed, Retried,
     },
     domain::{
         binding::BindingView,
@@ -82,17 +82,6 @@ impl ClientError {
     }
 }
 
-/// Which part of a list.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Page {
-    /// Only this binding's.
-    pub binding: Option<BindingId>,
-    /// Only what came before this one.
-    pub before: Option<DeliveryId>,
-    /// At most this many.
-    pub limit: Option<u32>,
-}
-
 /// A client of one daemon's admin API.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -146,10 +135,18 @@ impl Client {
     }
 
     /// A page of dead letters.
-    pub async fn dead_letters(&self, page: Page) -> Result<Answer<DeadLetters>, ClientError> {
-        let query =
-            [("binding", shown(page.binding)), ("before", shown(page.before)), ("limit", shown(page.limit))];
-        self.get(&with_query("/v1/dead-letters", &query)).await
+    pub async fn dead_letters(&self, request: &LetterRequest) -> Result<Answer<DeadLetters>, ClientError> {
+        self.get(&with_query("/v1/dead-letters", &members(request))).await
+    }
+
+    /// Replays a batch of them.
+    pub async fn replay_batch(&self, request: &LetterRequest) -> Result<Answer<LetterBatch>, ClientError> {
+        self.call(Method::POST, "/v1/dead-letters/replay", Some(request)).await
+    }
+
+    /// Forgets a batch of them.
+    pub async fn discard_batch(&self, request: &LetterRequest) -> Result<Answer<LetterBatch>, ClientError> {
+        self.call(Method::POST, "/v1/dead-letters/discard", Some(request)).await
     }
 
     /// One dead letter.
@@ -162,9 +159,36 @@ impl Client {
         self.call::<_, ()>(Method::POST, &format!("/v1/dead-letters/{id}/replay"), None).await
     }
 
-    /// Forgets a dead letter.
-    pub async fn discard(&self, id: DeliveryId) -> Result<(), ClientError> {
-        self.call::<Value, ()>(Method::DELETE, &format!("/v1/dead-letters/{id}"), None).await.map(drop)
+    /// Forgets a dead letter, and why.
+    pub async fn discard(&self, id: DeliveryId, why: Option<&str>) -> Result<(), ClientError> {
+        let path = with_query(&format!("/v1/dead-letters/{id}"), &[("why", shown(why))]);
+        self.call::<Value, ()>(Method::DELETE, &path, None).await.map(drop)
+    }
+
+    /// A page of the quarantine.
+    pub async fn quarantine(
+        &self,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Answer<QuarantinePage>, ClientError> {
+        let query = [("before", shown(before)), ("limit", Some(limit.to_string()))];
+        self.get(&with_query("/v1/quarantine", &query)).await
+    }
+
+    /// One item of the quarantine, with its bytes.
+    pub async fn quarantined(&self, id: u64) -> Result<Answer<QuarantineView>, ClientError> {
+        self.get(&format!("/v1/quarantine/{id}")).await
+    }
+
+    /// Tries an item of the quarantine again.
+    pub async fn retry_quarantined(&self, id: u64) -> Result<Answer<Retried>, ClientError> {
+        self.call::<_, ()>(Method::POST, &format!("/v1/quarantine/{id}/retry"), None).await
+    }
+
+    /// Forgets an item of the quarantine, and why.
+    pub async fn discard_quarantined(&self, id: u64, why: Option<&str>) -> Result<(), ClientError> {
+        let path = with_query(&format!("/v1/quarantine/{id}"), &[("why", shown(why))]);
+        self.call::<Value, ()>(Method::DELETE, &path, None).await.map(drop)
     }
 
     /// Which bindings would fire.
@@ -267,11 +291,21 @@ fn shown(value: Option<impl ToString>) -> Option<String> {
     value.map(|value| value.to_string())
 }
 
-fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
+/// What is said in a request, for its query.
+fn members(request: &impl Serialize) -> Vec<(String, Option<String>)> {
+    let Ok(Value::Object(members)) = serde_json::to_value(request) else { return Vec::new() };
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    members.into_iter().map(|(name, value)| (name, Some(text(value)))).collect()
+}
+
+fn with_query(path: &str, query: &[(impl AsRef<str>, Option<String>)]) -> String {
     let mut url = path.to_owned();
     for (key, value) in query.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
         url.push(if url.contains('?') { '&' } else { '?' });
-        url.push_str(key);
+        url.push_str(key.as_ref());
         url.push('=');
         url.push_str(&encoded(value));
     }
@@ -323,11 +357,11 @@ mod tests {
         assert_eq!(client.binding(id).await.unwrap().value.spec.bucket, "photos");
         assert_eq!(client.bindings(None, 10).await.unwrap().value.bindings.len(), 1);
         let (one, two) = (world.bury(id, "local", "1"), world.bury(id, "local", "2"));
-        let page = Page { binding: Some(id), limit: Some(10), before: None };
-        assert_eq!(client.dead_letters(page).await.unwrap().value.dead_letters.len(), 2);
+        let page = LetterRequest { binding: Some(id), limit: Some(10), ..LetterRequest::default() };
+        assert_eq!(client.dead_letters(&page).await.unwrap().value.dead_letters.len(), 2);
         assert_eq!(client.dead_letter(one).await.unwrap().value.event.bucket, "photos");
         assert_eq!(client.replay(one).await.unwrap().value.function, "thumb");
-        client.discard(two).await.unwrap();
+        client.discard(two, Some("a try")).await.unwrap();
         assert!(client.dead_letter(two).await.unwrap_err().is_not_found());
         assert!(client.outcomes(Some(id), 5).await.unwrap().value.outcomes.is_empty());
         world.nodes.lock().unwrap().push(node("a/b c", 3));

@@ -1,4 +1,8 @@
 //! `/v1/dead-letters`: this daemon's own; each daemon is asked for its.
+//!
+//! **Replaying** moves a letter back among the parked deliveries, under its old id, in one transaction. Asked for again
+//! while it is on its way, nothing changes and the answer says so; a crash in between leaves a letter or a delivery, never
+//! both.
 
 use std::sync::Arc;
 
@@ -12,42 +16,78 @@ use serde::Deserialize;
 
 use crate::{
     domain::ids::{BindingId, DeliveryId},
-    queue::{DeadLetter, DeadLetterQuery},
+    queue::{DeadLetter, Direction, LetterFilter, LetterQuery},
     relations::RelationsError,
+    telemetry::letters::{LetterDiscarded, LetterReplayed},
 };
 
 use super::{
     AdminState, Caller,
     extract::{Params, Segment},
     problem::Problem,
-    wire::{DeadLetterSummary, DeadLetterView, DeadLetters, Replayed},
+    wire::{DeadLetterSummary, DeadLetterView, DeadLetters, LetterRequest, Replayed},
 };
 
 const PAGE: u32 = 50;
-const MAX_PAGE: u32 = 500;
 
-/// The query of a list.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
-    binding: Option<BindingId>,
-    before: Option<DeliveryId>,
-    limit: Option<u32>,
+/// Longest reason of a discard, in bytes.
+const MAX_WHY: usize = 500;
+
+/// What a request asks for, as this caller may see it.
+pub(super) fn query(
+    request: &LetterRequest,
+    caller: &Caller,
+    direction: Direction,
+) -> Result<LetterQuery, Problem> {
+    let cursor = request.cursor.as_deref().map(str::parse).transpose();
+    let cursor = cursor.map_err(|error| Problem::bad_request(format!("`cursor`: {error}")))?;
+    let (of, function) = match request.function.as_deref().map(|function| function.split_once('/')) {
+        Some(Some((platform, name))) => (Some(platform.to_owned()), Some(name.to_owned())),
+        _ => (None, request.function.clone()),
+    };
+    let mut platforms =
+        [request.platform.clone(), of, caller.platform().map(str::to_owned)].into_iter().flatten();
+    let platform = platforms.next();
+    if platforms.any(|other| Some(&other) != platform.as_ref()) {
+        let detail = "the platform that is asked for is not that of the function, or not the caller's own";
+        return Err(Problem::bad_request(detail));
+    }
+    let filter = LetterFilter {
+        binding: request.binding,
+        platform,
+        function,
+        reason: request.reason,
+        since: request.since,
+        until: request.until,
+        bucket: request.bucket.clone(),
+        key_prefix: request.key_prefix.clone(),
+    };
+    let limit = request.limit.unwrap_or(PAGE).clamp(1, LetterQuery::MAX_LIMIT);
+    Ok(LetterQuery { filter, direction, cursor, limit })
+}
+
+/// Why something is discarded, as it is logged.
+pub(super) fn reason_of(why: Option<String>) -> Result<Option<String>, Problem> {
+    match why {
+        Some(why) if why.len() > MAX_WHY => {
+            Err(Problem::bad_request(format!("`why` may have {MAX_WHY} bytes, and has {}", why.len())))
+        }
+        why => Ok(why.filter(|why| !why.trim().is_empty())),
+    }
 }
 
 /// `GET /v1/dead-letters`.
 pub(super) async fn list(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
-    Params(params): Params<ListParams>,
+    Params(request): Params<LetterRequest>,
 ) -> Result<Json<DeadLetters>, Problem> {
-    let limit = params.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
-    let platform = caller.platform().map(str::to_owned);
-    let query = DeadLetterQuery { binding: params.binding, platform, before: params.before, limit };
-    let found = state.queue.dead_letters(&query).await?;
-    let full = found.len() >= limit as usize;
-    let next = found.last().map(|last| last.delivery.id).filter(|_| full);
-    Ok(Json(DeadLetters { dead_letters: found.iter().map(DeadLetterSummary::from).collect(), next }))
+    if request.all || request.why.is_some() {
+        return Err(Problem::bad_request("`all` and `why` are not for a list"));
+    }
+    let page = state.letters.dead_letters(&query(&request, &caller, Direction::NewestFirst)?).await?;
+    let dead_letters = page.letters.iter().map(DeadLetterSummary::from).collect();
+    Ok(Json(DeadLetters { dead_letters, next: page.next.map(|next| next.to_string()) }))
 }
 
 /// `GET /v1/dead-letters/{id}`.
@@ -65,46 +105,75 @@ pub(super) async fn replay(
     Extension(caller): Extension<Caller>,
     Segment(id): Segment<DeliveryId>,
 ) -> Result<Response, Problem> {
-    let letter = owned(&state, &caller, id).await?;
+    let Some(letter) = seen(&state, &caller, id).await? else {
+        return on_its_way(&state, &caller, id).await;
+    };
     let binding = letter.delivery.binding;
-    match state.relations.binding(binding).await {
-        // A replay is this daemon's own affair: it goes on while the relations are away.
-        Ok(Some(_)) | Err(RelationsError::Unavailable(_)) => {}
-        Ok(None) => {
-            return Err(Problem::new(409, "binding-gone", "The dead letter's binding is gone")
-                .detail(format!("binding {binding} was taken back, so nothing would call its function"))
-                .remedy("bind again and store the object again, or discard the dead letter")
-                .with("binding", binding.to_string()));
-        }
-        Err(error) => return Err(error.into()),
+    if !may_be_called(&state, binding).await? {
+        return Err(Problem::new(409, "binding-gone", "The dead letter's binding is gone")
+            .detail(format!("binding {binding} was taken back, so nothing would call its function"))
+            .remedy("bind again and store the object again, or discard the dead letter")
+            .with("binding", binding.to_string()));
     }
-    let function = state.queue.replay(id, state.clock.now()).await?;
-    let function = function.ok_or_else(|| Problem::not_found("dead letter", id))?;
-    tracing::info!(delivery = %id, by = %caller, "a dead letter is replayed");
+    let Some(function) = state.queue.replay(id, state.clock.now()).await? else {
+        return on_its_way(&state, &caller, id).await;
+    };
+    LetterReplayed { delivery: &letter.delivery, by: &caller.to_string() }.tell();
     state.deliveries.wake(&function);
-    let replayed =
-        Replayed { id, platform: function.platform.to_string(), function: function.name.to_string() };
-    Ok((StatusCode::ACCEPTED, Json(replayed)).into_response())
+    let (platform, function) = (function.platform.to_string(), function.name.to_string());
+    Ok((StatusCode::ACCEPTED, Json(Replayed { id, platform, function, already: false })).into_response())
 }
 
-/// `DELETE /v1/dead-letters/{id}`.
+/// Whether a replay of this binding's letters can come to anything. A replay is this daemon's own affair: it goes on while
+/// the relations are away.
+pub(super) async fn may_be_called(state: &AdminState, binding: BindingId) -> Result<bool, Problem> {
+    match state.relations.binding(binding).await {
+        Ok(Some(_)) | Err(RelationsError::Unavailable(_)) => Ok(true),
+        Ok(None) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The answer about a delivery that is no dead letter: whoever replayed it before us is as good.
+async fn on_its_way(state: &AdminState, caller: &Caller, id: DeliveryId) -> Result<Response, Problem> {
+    let function = state.letters.parked_function(id).await?;
+    let function = function.filter(|function| caller.may_see(&function.platform));
+    let function = function.ok_or_else(|| Problem::not_found("dead letter", id))?;
+    let (platform, function) = (function.platform.to_string(), function.name.to_string());
+    Ok((StatusCode::ACCEPTED, Json(Replayed { id, platform, function, already: true })).into_response())
+}
+
+/// The query of a discard.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DiscardParams {
+    why: Option<String>,
+}
+
+/// `DELETE /v1/dead-letters/{id}?why=TEXT`.
 pub(super) async fn discard(
     State(state): State<Arc<AdminState>>,
     Extension(caller): Extension<Caller>,
     Segment(id): Segment<DeliveryId>,
+    Params(params): Params<DiscardParams>,
 ) -> Result<StatusCode, Problem> {
-    owned(&state, &caller, id).await?;
+    let why = reason_of(params.why)?;
+    let letter = owned(&state, &caller, id).await?;
     if !state.queue.discard(id).await? {
         return Err(Problem::not_found("dead letter", id));
     }
-    tracing::info!(delivery = %id, by = %caller, "a dead letter is discarded");
+    let (delivery, reason) = (&letter.delivery, letter.reason);
+    LetterDiscarded { delivery, reason, by: &caller.to_string(), why: why.as_deref() }.tell();
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The dead letter, if it is there for this caller.
-async fn owned(state: &AdminState, caller: &Caller, id: DeliveryId) -> Result<DeadLetter, Problem> {
+/// The dead letter, if it is there and this caller may see it.
+async fn seen(state: &AdminState, caller: &Caller, id: DeliveryId) -> Result<Option<DeadLetter>, Problem> {
     let found = state.queue.dead_letter(id).await?;
-    found
-        .filter(|letter| caller.may_see(&letter.delivery.function.platform))
-        .ok_or_else(|| Problem::not_found("dead letter", id))
+    Ok(found.filter(|letter| caller.may_see(&letter.delivery.function.platform)))
+}
+
+/// The same, where it has to be there.
+async fn owned(state: &AdminState, caller: &Caller, id: DeliveryId) -> Result<DeadLetter, Problem> {
+    seen(state, caller, id).await?.ok_or_else(|| Problem::not_found("dead letter", id))
 }

@@ -28,8 +28,8 @@ use crate::{
         outcome::{Attempt, Class},
     },
     queue::{
-        Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, QueueError,
-        Retry,
+        Backlog, Cursor, DeadLetter, Direction, Disposal, FunctionState, Handover, Item, LetterFilter, LetterPage,
+        LetterQuery, Park, Parked, Quarantined, QueueError, Retry, Unhanded,
     },
     relations::{
         Bound, BucketLock, Changes, Head, ListQuery, NewBinding, Node, Progress, RelationsError, Snapshot,
@@ -49,6 +49,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct World {
     pub(crate) bindings: Mutex<BTreeMap<BindingId, Binding>>,
     pub(crate) letters: Mutex<BTreeMap<DeliveryId, DeadLetter>>,
+    pub(crate) replayed: Mutex<BTreeMap<DeliveryId, FunctionRef>>,
+    pub(crate) quarantined: Mutex<BTreeMap<u64, Item>>,
     pub(crate) nodes: Mutex<Vec<Node>>,
     pub(crate) explanations: Mutex<Vec<Explanation>>,
     pub(crate) explained: Mutex<Vec<Event>>,
@@ -121,6 +123,23 @@ impl World {
     }
 }
 
+impl World {
+    /// Puts these bytes into quarantine.
+    pub(crate) fn shut_away(&self, bytes: &[u8]) -> u64 {
+        let mut items = lock(&self.quarantined);
+        let id = items.len() as u64 + 1;
+        let what = Quarantined {
+            source: "web".into(),
+            received_at: Timestamp::from_micros(1_000_000),
+            reason: "not JSON".into(),
+            bytes: bytes.to_vec(),
+            length: bytes.len() as u64,
+        };
+        items.insert(id, Item { id, what, tries: 0, tried_at: None });
+        id
+    }
+}
+
 pub(crate) fn event(key: &str) -> Event {
     let record = RawValue::from_string(format!("{{\"key\":{}}}", serde_json::json!(key))).unwrap();
     Event {
@@ -151,6 +170,8 @@ pub(crate) fn state(world: &Arc<World>) -> AdminState {
         open_metrics: true,
         relations: Arc::clone(world) as _,
         queue: Arc::clone(world) as _,
+        letters: Arc::clone(world) as _,
+        reintake: Arc::clone(world) as _,
         deliveries: Arc::clone(world) as _,
         reconciler: Arc::clone(world) as _,
         catalog: Arc::clone(world) as _,
@@ -366,25 +387,14 @@ impl Queue for World {
         unimplemented!("the admin API does not ask this")
     }
 
-    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError> {
-        let letters = lock(&self.letters);
-        let wanted = |letter: &&DeadLetter| {
-            query.binding.is_none_or(|binding| binding == letter.delivery.binding)
-                && query
-                    .platform
-                    .as_deref()
-                    .is_none_or(|platform| *platform == *letter.delivery.function.platform)
-                && query.before.is_none_or(|before| letter.delivery.id < before)
-        };
-        Ok(letters.values().rev().filter(wanted).take(query.limit as usize).cloned().collect())
-    }
-
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
         Ok(lock(&self.letters).get(&id).cloned())
     }
 
     async fn replay(&self, id: DeliveryId, _: Timestamp) -> Result<Option<FunctionRef>, QueueError> {
-        Ok(lock(&self.letters).remove(&id).map(|letter| letter.delivery.function))
+        let function = lock(&self.letters).remove(&id).map(|letter| letter.delivery.function);
+        lock(&self.replayed).extend(function.clone().map(|function| (id, function)));
+        Ok(function)
     }
 
     async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
@@ -399,8 +409,93 @@ impl Queue for World {
         unimplemented!("the admin API does not ask this")
     }
 
+    async fn unhanded(&self, _: u32) -> Result<Unhanded, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn hand_over(&self, _: Vec<Handover>, _: i64) -> Result<u64, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
     async fn usage(&self) -> Result<(u64, u64), QueueError> {
         unimplemented!("the admin API does not ask this")
+    }
+}
+
+#[async_trait]
+impl LetterOffice for World {
+    /// Pages by the letters' ids; the position is how many come before.
+    async fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, QueueError> {
+        let filter = &query.filter;
+        let wanted = |letter: &&DeadLetter| {
+            let delivery = &letter.delivery;
+            let is =
+                |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
+            filter.binding.is_none_or(|binding| binding == delivery.binding)
+                && is(&filter.platform, &delivery.function.platform)
+                && is(&filter.function, &delivery.function.name)
+                && is(&filter.bucket, &delivery.event.bucket)
+                && filter.reason.is_none_or(|reason| reason == letter.reason)
+                && filter.since.is_none_or(|since| letter.died_at >= since)
+                && filter.until.is_none_or(|until| letter.died_at < until)
+                && filter.key_prefix.as_ref().is_none_or(|prefix| delivery.event.key.starts_with(prefix))
+        };
+        let letters = lock(&self.letters);
+        let mut letters: Vec<DeadLetter> = letters.values().filter(wanted).cloned().collect();
+        if query.direction == Direction::NewestFirst {
+            letters.reverse();
+        }
+        let passed = |cursor: Cursor| cursor.to_string().split_once('-').unwrap().0.parse().unwrap();
+        let passed = query.cursor.map_or(0, passed);
+        // What a walk from the oldest has dealt with is gone.
+        let skipped = if query.direction == Direction::NewestFirst { passed } else { 0 };
+        let page: Vec<_> = letters.iter().skip(skipped).take(query.limit as usize).cloned().collect();
+        let more = letters.len() > skipped + page.len();
+        let next = more.then(|| format!("{}-9", passed + page.len()).parse().unwrap());
+        Ok(LetterPage { letters: page, next })
+    }
+
+    async fn letters_left(&self, _: &LetterFilter, _: Cursor) -> Result<u64, QueueError> {
+        Ok(lock(&self.letters).len() as u64)
+    }
+
+    async fn parked_function(&self, id: DeliveryId) -> Result<Option<FunctionRef>, QueueError> {
+        Ok(lock(&self.replayed).get(&id).cloned())
+    }
+
+    async fn quarantine_page(&self, before: Option<u64>, limit: u32) -> Result<Vec<Item>, QueueError> {
+        let items = lock(&self.quarantined);
+        let older = items.range(..before.unwrap_or(u64::MAX)).rev().map(|(_, item)| item.clone());
+        Ok(older.take(limit as usize).collect())
+    }
+
+    async fn quarantine_item(&self, id: u64) -> Result<Option<Item>, QueueError> {
+        Ok(lock(&self.quarantined).get(&id).cloned())
+    }
+
+    async fn requarantine(&self, id: u64, reason: &str, now: Timestamp) -> Result<bool, QueueError> {
+        Ok(lock(&self.quarantined).get_mut(&id).is_some_and(|item| {
+            item.what.reason = reason.into();
+            item.tries += 1;
+            item.tried_at = Some(now);
+            true
+        }))
+    }
+
+    async fn unquarantine(&self, id: u64) -> Result<bool, QueueError> {
+        Ok(lock(&self.quarantined).remove(&id).is_some())
+    }
+}
+
+#[async_trait]
+impl Reintake for World {
+    async fn again(&self, item: &Quarantined) -> Retaken {
+        match &*item.bytes {
+            b"good" => Retaken::Taken { events: 2, deliveries: 3 },
+            b"later" => Retaken::NotNow,
+            b"orphan" => Retaken::NoSource,
+            _ => Retaken::Hopeless("still not JSON".into()),
+        }
     }
 }
 

@@ -26,11 +26,13 @@ mod dead_letters;
 mod extract;
 mod functions;
 mod health;
+mod letter_batches;
 mod matching;
 mod nodes;
 mod outcomes;
 mod ports;
 mod problem;
+mod quarantine;
 pub mod wire;
 
 #[cfg(test)]
@@ -53,14 +55,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     dispatch::Deliveries,
     domain::{clock::Clock, entropy::Entropy},
-    queue::Queue,
+    queue::{LetterOffice, Queue},
     relations::Relations,
     telemetry::Recent,
 };
 
 pub use access::{Access, Caller};
 pub use ports::{
-    CallbackAnswer, Callbacks, ConfirmError, Explain, Health, LISTENERS, Part, Reconciler, Unexplained,
+    CallbackAnswer, Callbacks, ConfirmError, Explain, Health, LISTENERS, Part, Reconciler, Reintake, Retaken,
+    Unexplained,
 };
 pub use problem::Problem;
 
@@ -92,8 +95,12 @@ pub struct AdminState {
     pub open_metrics: bool,
     /// The bindings.
     pub relations: Arc<dyn Relations>,
-    /// The dead letters.
+    /// One dead letter at a time.
     pub queue: Arc<dyn Queue>,
+    /// The lists of dead letters and of what is in quarantine.
+    pub letters: Arc<dyn LetterOffice>,
+    /// Where what was in quarantine is tried again.
+    pub reintake: Arc<dyn Reintake>,
     /// What runs now.
     pub deliveries: Arc<dyn Deliveries>,
     /// Who brings bindings in step.
@@ -140,8 +147,13 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
         Door::Callbacks => bindings,
         Door::Admin { .. } => bindings
             .route("/v1/dead-letters", get(dead_letters::list))
+            .route("/v1/dead-letters/replay", post(letter_batches::replay))
+            .route("/v1/dead-letters/discard", post(letter_batches::discard))
             .route("/v1/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::discard))
             .route("/v1/dead-letters/{id}/replay", post(dead_letters::replay))
+            .route("/v1/quarantine", get(quarantine::list))
+            .route("/v1/quarantine/{id}", get(quarantine::show).delete(quarantine::discard))
+            .route("/v1/quarantine/{id}/retry", post(quarantine::retry))
             .route("/v1/match", post(matching::explain))
             .route("/v1/functions", get(functions::list))
             .route("/v1/outcomes", get(outcomes::list))

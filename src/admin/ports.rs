@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{event::Event, ids::BindingId},
+    queue::Quarantined,
     relations::RelationsError,
 };
 
@@ -103,4 +104,29 @@ pub enum CallbackAnswer {
 pub trait Callbacks: Send + Sync + Debug {
     /// A function's result, under the token that its call was given.
     async fn callback(&self, token: &str, headers: &HeaderMap, body: &[u8]) -> CallbackAnswer;
+}
+
+/// What came of trying what was in quarantine again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retaken {
+    /// It is understood, and everything that it causes is safe.
+    Taken {
+        /// Events that it brought.
+        events: usize,
+        /// Deliveries that they cause.
+        deliveries: usize,
+    },
+    /// It can still not be processed; why.
+    Hopeless(String),
+    /// The source that brought it is not in the config, so nobody knows whose events they are.
+    NoSource,
+    /// It could not be matched or parked now.
+    NotNow,
+}
+
+/// Intake, for what is in quarantine.
+#[async_trait]
+pub trait Reintake: Send + Sync + Debug {
+    /// Tries it again, on the way of every message.
+    async fn again(&self, item: &Quarantined) -> Retaken;
 }

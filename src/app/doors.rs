@@ -12,7 +12,7 @@ use super::{
     ports::{CatalogPort, ReconcilerPort, ResultsPort},
 };
 use crate::{
-    admin::{self, Access, AdminState, Door, Names},
+    admin::{self, Access, AdminState, Door, Names, Reintake},
     binding,
     config::Config,
     dispatch::Dispatcher,
@@ -25,7 +25,7 @@ pub(super) fn state(
     config: &Config,
     foundation: &Foundation,
     dispatcher: &Dispatcher,
-    handle: binding::Handle,
+    (handle, reintake): (binding::Handle, Arc<dyn Reintake>),
     (health, recent): (Arc<health::Parts>, Arc<Recent>),
 ) -> Arc<AdminState> {
     Arc::new(AdminState {
@@ -38,6 +38,8 @@ pub(super) fn state(
         open_metrics: config.admin.open_metrics,
         relations: Arc::clone(&foundation.authority),
         queue: foundation.queue.clone(),
+        letters: foundation.queue.clone(),
+        reintake,
         deliveries: Arc::new(dispatcher.clone()),
         reconciler: Arc::new(ReconcilerPort(handle)),
         catalog: Arc::new(CatalogPort(Arc::clone(&foundation.catalog))),

@@ -213,6 +213,7 @@ pub(super) fn drivers(config: &Config) -> anyhow::Result<HashMap<String, Arc<dyn
                     bail!("platforms.{name}: `token` or `token_file` is missing")
                 };
                 RulesDriver::new(name, &platform.url, token)?
+                    .with_handler(platform.dead_letter_function.clone())
             }
         };
         drivers.insert(name.clone(), Arc::new(driver));

@@ -1,14 +1,22 @@
 //! The sources and intake: what is opened last and closed first.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{foundation::Foundation, health::Ask, ports::CatalogPort};
+use super::{
+    foundation::Foundation,
+    health::Ask,
+    ports::{CatalogPort, IntakePort},
+};
 use crate::{
-    admin::Part,
+    admin::{Part, Reintake},
     config::{Config, sources::SourceConfig},
     dispatch::Dispatcher,
     domain::event::KeyEncoding,
@@ -29,6 +37,8 @@ pub(super) struct Front {
     pub(super) workers: Workers,
     waiting: Option<Waiting>,
     asks: Vec<Ask>,
+    /// Where each source's messages come from.
+    origins: HashMap<String, Arc<Origin>>,
     stop: CancellationToken,
     /// Kept until the sources are closed: without any source intake would have nobody to wait for.
     inbox: Option<mpsc::Sender<Message>>,
@@ -56,7 +66,7 @@ impl Front {
         recent: Arc<Recent>,
         pulse: Pulse,
     ) -> anyhow::Result<Self> {
-        let (mut sources, mut asks) = (Vec::new(), Vec::new());
+        let (mut sources, mut asks, mut origins) = (Vec::new(), Vec::new(), HashMap::new());
         for (name, source) in &config.sources {
             let Some(storage) = config.storage_of(source) else {
                 bail!("sources.{name}: `storage` is missing, and there is more than one storage")
@@ -72,6 +82,7 @@ impl Front {
                 redelivers,
                 ack_within: Duration::from_millis(ack_within_ms),
             });
+            origins.insert(name.clone(), Arc::clone(&origin));
             let clock = Arc::clone(&foundation.clock);
             let opened = match source {
                 SourceConfig::Webhook(webhook) => {
@@ -102,9 +113,16 @@ impl Front {
             workers: Workers::default(),
             waiting: Some(Waiting { sources, intake, pulse }),
             asks,
+            origins,
             stop: CancellationToken::new(),
             inbox: None,
         })
+    }
+
+    /// Where what is in quarantine is tried again, once it is `open`. To be asked for before the sources are opened.
+    pub(super) fn reintake(&mut self, open: Arc<AtomicBool>) -> Option<Arc<dyn Reintake>> {
+        let intake = self.waiting.as_ref()?.intake.clone();
+        Some(Arc::new(IntakePort { intake, origins: std::mem::take(&mut self.origins), open }))
     }
 
     /// What health asks.

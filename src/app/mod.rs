@@ -159,6 +159,7 @@ impl Daemon {
         let dispatching = (handle.clone(), dispatcher.clone(), Arc::clone(&foundation.clock));
         workers::suspicions(&mut back, suspected, dispatching, back_stop.clone());
         workers::upkeep(&mut back, metrics.clone(), back_stop.clone());
+        workers::retention(&mut back, (&config.dead_letters, &foundation), back_stop.clone());
 
         let pulses = workers::pulses(&foundation.clock);
         workers::pump(&mut back, &foundation, dispatcher.clone(), (pulses[0].clone(), pulses[1].clone()));
@@ -182,7 +183,8 @@ impl Daemon {
             listeners: config.listeners().into_iter().map(|(_, address)| address).collect(),
             metrics,
         });
-        let state = doors::state(&config, &foundation, &dispatcher, handle, (health, recent));
+        let reintake = front.reintake(Arc::clone(&open)).context("the sources are open already")?;
+        let state = doors::state(&config, &foundation, &dispatcher, (handle, reintake), (health, recent));
         doors::open(&mut back, &config, state, &back_stop).await?;
         let watched = stop.clone();
         back.spawn("the watchdog", feed_watchdog(pulses, watched));

@@ -1,8 +1,11 @@
 //! Who talks to whom: the small traits of modules that may not use each other, joined.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,8 @@ use crate::{
     },
     intake,
     platform::signature::{self, Signed, Unverified},
+    queue::{Quarantined, REJECTED_ROWS},
+    source::Origin,
     telemetry::{Chain, Recent, RecentOutcome, excerpt},
 };
 
@@ -102,6 +107,36 @@ impl admin::Reconciler for ReconcilerPort {
             binding::ConfirmError::NotWaiting { .. } => admin::ConfirmError::Stale(error.to_string()),
             binding::ConfirmError::Unavailable(source) => admin::ConfirmError::Relations(source),
         })
+    }
+}
+
+/// Intake, as the admin API sees it: for what is in quarantine.
+#[derive(Debug)]
+pub(super) struct IntakePort {
+    pub(super) intake: intake::Intake,
+    /// The sources by their names.
+    pub(super) origins: HashMap<String, Arc<Origin>>,
+    /// Whether the bindings are known: without them everything would match nothing, and be gone.
+    pub(super) open: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl admin::Reintake for IntakePort {
+    async fn again(&self, item: &Quarantined) -> admin::Retaken {
+        if !self.open.load(Ordering::Acquire) {
+            return admin::Retaken::NotNow;
+        }
+        // A row of our own names its storage itself, so any origin does.
+        let origin = match self.origins.get(&item.source) {
+            None if item.source == REJECTED_ROWS => self.origins.values().next(),
+            origin => origin,
+        };
+        let Some(origin) = origin else { return admin::Retaken::NoSource };
+        match self.intake.again(item, origin).await {
+            intake::Again::Taken { events, deliveries } => admin::Retaken::Taken { events, deliveries },
+            intake::Again::Hopeless(reason) => admin::Retaken::Hopeless(reason),
+            intake::Again::Unsafe => admin::Retaken::NotNow,
+        }
     }
 }
 

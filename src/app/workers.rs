@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::foundation::Foundation;
 use crate::{
     binding,
+    config::dead_letters::DeadLettersConfig,
     dispatch::Dispatcher,
     domain::{clock::Clock, ids::BindingId},
     lifecycle::{Pulse, Workers},
-    queue::{Queue, QueueError, SqliteQueue},
+    queue::{Queue, QueueError, Retention, SqliteQueue, Sweeper},
     telemetry::{Chain, Metric},
 };
 
@@ -55,7 +56,9 @@ pub(super) fn pump(
                 }
             }
         }
-        Ok(dispatcher.run(|| beats.0.beat()).await?)
+        let handlers = dispatcher.clone();
+        let (ran, ()) = tokio::join!(dispatcher.run(|| beats.0.beat()), handlers.hand_over_letters());
+        Ok(ran?)
     });
 }
 
@@ -86,6 +89,20 @@ pub(super) fn suspicions(
                 () = stop.cancelled() => return Ok(()),
             }
         }
+    });
+}
+
+/// Drops dead letters as the config says.
+pub(super) fn retention(
+    back: &mut Workers,
+    (config, foundation): (&DeadLettersConfig, &Foundation),
+    stop: CancellationToken,
+) {
+    let retention = Retention { age: config.retention(), count: config.most(), notice: config.notice() };
+    let sweeper = Sweeper::new(Arc::clone(&foundation.queue), Arc::clone(&foundation.clock), retention);
+    back.spawn("the retention of dead letters", async move {
+        sweeper.run(stop).await;
+        Ok(())
     });
 }
 

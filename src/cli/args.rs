@@ -5,9 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
 
-use crate::domain::{
-    binding::Payload,
-    ids::{BindingId, DeliveryId},
+use crate::{
+    admin::wire::LetterRequest,
+    domain::{
+        binding::Payload,
+        clock::Timestamp,
+        delivery::DeadReason,
+        ids::{BindingId, DeliveryId},
+    },
 };
 
 const EXAMPLES: &str = "\
@@ -20,8 +25,8 @@ Examples:
       Say which bindings would fire for this object, and why the others would not.
   triggerd outcomes
       Show what fired lately, and what came of it.
-  triggerd dead-letters list
-  triggerd dead-letters replay --all
+  triggerd dead-letters list --function local/thumb --since 2h
+  triggerd dead-letters replay --function local/thumb --since 2h
       Show what was given up, and try it again once the function is mended.
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 still on its way when the wait was over.";
@@ -67,6 +72,8 @@ pub(super) enum Command {
     /// Look this host's queue over, or move it to another host. The daemon must be stopped.
     #[command(after_help = QUEUE_EXAMPLES)]
     Queue(QueueArgs),
+    /// List, show, try again or discard what came in and could never be processed.
+    Quarantine(QuarantineArgs),
     /// Say which bindings would fire for an event, and why the others would not. Fires nothing.
     Match(MatchArgs),
     /// Show what fired lately on this daemon, and what came of it; newest first.
@@ -203,6 +210,9 @@ pub(super) struct BindArgs {
     /// A user whose doings do not fire: the one that the function writes with. Can be given several times.
     #[arg(long = "ignore-principal", value_name = "USER")]
     pub(super) ignore_principals: Vec<String>,
+    /// The function, on the same platform, that is given what this one has finally failed at.
+    #[arg(long, value_name = "FUNCTION")]
+    pub(super) dead_letter_function: Option<String>,
     /// How long to follow the handshake; 0s does not.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
     pub(super) wait: SignedDuration,
@@ -240,15 +250,17 @@ pub(super) struct DeadLettersArgs {
 pub(super) enum DeadLettersCommand {
     /// List them, newest first.
     List {
-        /// Only this binding's.
-        #[arg(long)]
-        binding: Option<BindingId>,
+        #[command(flatten)]
+        which: Which,
+        /// List all that fit, page after page.
+        #[arg(long, conflicts_with_all = ["limit", "cursor"])]
+        all: bool,
         /// At most this many.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
         limit: u32,
-        /// Only those that died before this one: the next page.
-        #[arg(long, value_name = "ID")]
-        before: Option<DeliveryId>,
+        /// Where the page before ended: the next page.
+        #[arg(long)]
+        cursor: Option<String>,
     },
     /// Show one: its event, its attempts, and why it was given up.
     Show {
@@ -256,23 +268,150 @@ pub(super) enum DeadLettersCommand {
         id: DeliveryId,
     },
     /// Try some again, from the beginning: same delivery id, attempts and age counted anew.
+    ///
+    /// Oldest first, so many a second. Ctrl-C stops after the batch that is under way; the same command again does the
+    /// rest. A letter that dies again meanwhile is not replayed a second time by the same command.
     Replay(Choice),
     /// Forget some for good.
-    Discard(Choice),
+    Discard {
+        #[command(flatten)]
+        choice: Choice,
+        /// Why, for the log. Needed unless they are named one by one.
+        #[arg(long, value_name = "TEXT", required_unless_present = "ids")]
+        why: Option<String>,
+    },
 }
 
-/// Which dead letters.
+/// Which dead letters: those that fit everything that is said.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Which {
+    /// Only this binding's.
+    #[arg(long)]
+    pub(super) binding: Option<BindingId>,
+    /// Only this function's, as PLATFORM/FUNCTION or FUNCTION.
+    #[arg(long, value_name = "FUNCTION")]
+    pub(super) function: Option<String>,
+    /// Only those given up for this reason: attempts_exhausted, too_old, permanent, unbound or overflow.
+    #[arg(long, value_parser = parse_reason)]
+    pub(super) reason: Option<DeadReason>,
+    /// Only those that died since then: a time such as 2026-11-21T20:00:00Z, or how long ago, such as 2h.
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub(super) since: Option<Moment>,
+    /// Only those that died before then.
+    #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
+    pub(super) until: Option<Moment>,
+    /// Only events in this bucket.
+    #[arg(long)]
+    pub(super) bucket: Option<String>,
+    /// Only objects whose key begins so.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) key_prefix: Option<String>,
+}
+
+impl Which {
+    /// What the API is asked.
+    pub(super) fn request(&self, now: Timestamp) -> LetterRequest {
+        LetterRequest {
+            binding: self.binding,
+            function: self.function.clone(),
+            reason: self.reason,
+            since: self.since.map(|since| since.at(now)),
+            until: self.until.map(|until| until.at(now)),
+            bucket: self.bucket.clone(),
+            key_prefix: self.key_prefix.clone(),
+            ..LetterRequest::default()
+        }
+    }
+}
+
+/// A moment, or how long ago it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// The moment.
+    At(Timestamp),
+    /// So long ago.
+    Ago(std::time::Duration),
+}
+
+impl Moment {
+    fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(moment) => moment,
+            Self::Ago(ago) => {
+                let ago = i64::try_from(ago.as_micros()).unwrap_or(i64::MAX);
+                Timestamp::from_micros(now.as_micros().saturating_sub(ago))
+            }
+        }
+    }
+}
+
+/// Which dead letters, and how fast.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[group(required = true, multiple = true, args = ["ids", "all", "binding", "function", "reason", "since", "until", "bucket", "key_prefix"])]
 pub(super) struct Choice {
     /// These deliveries.
+    #[arg(conflicts_with_all = ["all", "binding", "function", "reason", "since", "until", "bucket", "key_prefix"])]
     pub(super) ids: Vec<DeliveryId>,
     /// All that this daemon has.
-    #[arg(long, conflicts_with = "ids")]
+    #[arg(long, conflicts_with_all = ["binding", "function", "reason", "since", "until", "bucket", "key_prefix"])]
     pub(super) all: bool,
-    /// All of this binding.
-    #[arg(long, conflicts_with_all = ["ids", "all"])]
-    pub(super) binding: Option<BindingId>,
+    #[command(flatten)]
+    pub(super) which: Which,
+    /// At most so many a second.
+    #[arg(long, default_value_t = 100, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) rate: u32,
+}
+
+/// What to do with the quarantine.
+#[derive(Debug, Args)]
+pub(super) struct QuarantineArgs {
+    #[command(subcommand)]
+    pub(super) command: QuarantineCommand,
+}
+
+/// What to do with the quarantine.
+#[derive(Debug, Subcommand)]
+pub(super) enum QuarantineCommand {
+    /// List what is there, newest first.
+    List {
+        /// At most this many.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+        limit: u32,
+        /// Only items older than this one: the next page.
+        #[arg(long, value_name = "ID")]
+        before: Option<u64>,
+    },
+    /// Show one: where it came from, what is wrong with it, and its bytes.
+    Show {
+        /// The item.
+        id: u64,
+        /// Write the bytes as they came, and nothing else.
+        #[arg(long, conflicts_with = "json")]
+        raw: bool,
+    },
+    /// Try some again, after an upgrade that understands them for example.
+    ///
+    /// What is understood now fires its functions and leaves the quarantine; what is not stays, with the new reason.
+    Retry(Items),
+    /// Forget some for good.
+    Discard {
+        #[command(flatten)]
+        items: Items,
+        /// Why, for the log. Needed with --all.
+        #[arg(long, value_name = "TEXT", required_if_eq("all", "true"))]
+        why: Option<String>,
+    },
+}
+
+/// Which items of the quarantine.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Items {
+    /// These.
+    pub(super) ids: Vec<u64>,
+    /// All that are there.
+    #[arg(long)]
+    pub(super) all: bool,
 }
 
 /// The event to be matched.
@@ -326,6 +465,22 @@ fn parse_function(text: &str) -> Result<(String, String), String> {
 fn parse_payload(text: &str) -> Result<Payload, String> {
     serde_json::from_value(text.into())
         .map_err(|_| "use cloudevents-structured, cloudevents-binary or s3-records".to_owned())
+}
+
+fn parse_reason(text: &str) -> Result<DeadReason, String> {
+    DeadReason::parse(&text.replace('-', "_")).ok_or_else(|| {
+        let words: Vec<_> = DeadReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        format!("use one of {}", words.join(", "))
+    })
+}
+
+fn parse_moment(text: &str) -> Result<Moment, String> {
+    if let Ok(moment) = text.parse() {
+        return Ok(Moment::At(moment));
+    }
+    let ago = parse_duration(text).ok().and_then(|ago| ago.try_into().ok());
+    ago.map(Moment::Ago)
+        .ok_or_else(|| "write a time such as 2026-11-21T20:00:00Z, or how long ago, such as 2h".to_owned())
 }
 
 fn parse_duration(text: &str) -> Result<SignedDuration, String> {

@@ -133,6 +133,7 @@ fn request(args: BindArgs) -> BindingRequest {
         concurrency: args.concurrency,
         rate_limit: args.rate_limit,
         ignore_principals: args.ignore_principals,
+        dead_letter_function: args.dead_letter_function,
     }
 }
 

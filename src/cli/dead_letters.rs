@@ -1,11 +1,20 @@
 //! `dead-letters`: what was given up, listed, shown, tried again, forgotten.
+//!
+//! Many at once go in batches, each a request of its own, at the pace that was asked for; the daemon holds nothing of the
+//! walk. Ctrl-C, or a daemon that goes away, leaves every letter either done or as it was.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    admin::wire::DeadLetterView,
-    client::{Client, Page},
-    domain::ids::DeliveryId,
+    admin::wire::{DeadLetterSummary, DeadLetterView, LetterBatch, LetterRequest},
+    client::{Answer, Client, ClientError},
+    domain::{
+        clock::{Clock, SystemClock},
+        ids::DeliveryId,
+    },
 };
 
 use super::{
@@ -15,7 +24,11 @@ use super::{
     show::{millis, word},
 };
 
+/// Letters on one page when all are listed.
 const PAGE: u32 = 500;
+
+/// Batches in a second, about, as long as the rate lets each have something to do.
+const BATCHES: u32 = 4;
 
 /// `dead-letters list|show|replay|discard`.
 pub(super) async fn dead_letters(
@@ -23,9 +36,14 @@ pub(super) async fn dead_letters(
     args: DeadLettersArgs,
     terminal: &mut Terminal,
 ) -> anyhow::Result<Ended> {
+    let now = SystemClock::new().now();
     match args.command {
-        DeadLettersCommand::List { binding, limit, before } => {
-            list(client, Page { binding, before, limit: Some(limit) }, terminal).await
+        DeadLettersCommand::List { which, all: true, .. } => {
+            let request = LetterRequest { limit: Some(PAGE), ..which.request(now) };
+            list_all(client, request, terminal).await
+        }
+        DeadLettersCommand::List { which, all: false, limit, cursor } => {
+            list(client, LetterRequest { limit: Some(limit), cursor, ..which.request(now) }, terminal).await
         }
         DeadLettersCommand::Show { id } => {
             let letter = client.dead_letter(id).await?;
@@ -36,24 +54,54 @@ pub(super) async fn dead_letters(
             }
             Ok(Ended::Done)
         }
-        DeadLettersCommand::Replay(choice) => each(client, choice, Deed::Replay, terminal).await,
-        DeadLettersCommand::Discard(choice) => each(client, choice, Deed::Discard, terminal).await,
+        DeadLettersCommand::Replay(choice) => deal(client, choice, Deed::Replay, terminal).await,
+        DeadLettersCommand::Discard { choice, why } => {
+            deal(client, choice, Deed::Discard { why }, terminal).await
+        }
     }
 }
 
-async fn list(client: &Client, page: Page, terminal: &mut Terminal) -> anyhow::Result<Ended> {
-    let found = client.dead_letters(page).await?;
+async fn list(client: &Client, request: LetterRequest, terminal: &mut Terminal) -> anyhow::Result<Ended> {
+    let found = client.dead_letters(&request).await?;
     if terminal.json() {
         terminal.document(&found.json)?;
         return Ok(Ended::Done);
     }
-    if found.value.dead_letters.is_empty() {
-        terminal.aside("there is no dead letter")?;
-        return Ok(Ended::Done);
+    table(&found.value.dead_letters, terminal)?;
+    if let Some(next) = found.value.next {
+        terminal.aside(format!("there may be more: --cursor {next}"))?;
     }
-    let rows: Vec<_> = found
-        .value
-        .dead_letters
+    Ok(Ended::Done)
+}
+
+async fn list_all(
+    client: &Client,
+    mut request: LetterRequest,
+    terminal: &mut Terminal,
+) -> anyhow::Result<Ended> {
+    let mut all = Vec::new();
+    loop {
+        let page = client.dead_letters(&request).await?.value;
+        all.extend(page.dead_letters);
+        request.cursor = page.next;
+        if request.cursor.is_none() {
+            break;
+        }
+    }
+    if terminal.json() {
+        terminal.document(&json!({"dead_letters": all}))?;
+    } else {
+        table(&all, terminal)?;
+    }
+    Ok(Ended::Done)
+}
+
+fn table(letters: &[DeadLetterSummary], terminal: &mut Terminal) -> anyhow::Result<()> {
+    if letters.is_empty() {
+        terminal.aside("there is no dead letter")?;
+        return Ok(());
+    }
+    let rows: Vec<_> = letters
         .iter()
         .map(|letter| {
             [
@@ -68,10 +116,7 @@ async fn list(client: &Client, page: Page, terminal: &mut Terminal) -> anyhow::R
         })
         .collect();
     terminal.table(["ID", "DIED", "FUNCTION", "REASON", "ATTEMPTS", "OBJECT", "DETAIL"], &rows)?;
-    if let Some(next) = found.value.next {
-        terminal.aside(format!("there may be more: --before {next}"))?;
-    }
-    Ok(Ended::Done)
+    Ok(())
 }
 
 fn show(letter: &DeadLetterView, terminal: &mut Terminal) -> anyhow::Result<()> {
@@ -105,28 +150,59 @@ fn show(letter: &DeadLetterView, terminal: &mut Terminal) -> anyhow::Result<()> 
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Deed {
     Replay,
-    Discard,
+    Discard { why: Option<String> },
 }
 
-/// Does it to each chosen one; one that fails does not keep the others.
+impl Deed {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Discard { .. } => "discarded",
+        }
+    }
+
+    async fn one(&self, client: &Client, id: DeliveryId) -> Result<&'static str, ClientError> {
+        match self {
+            Self::Replay if client.replay(id).await?.value.already => Ok("is on its way already"),
+            Self::Replay => Ok("replayed"),
+            Self::Discard { why } => client.discard(id, why.as_deref()).await.map(|()| "discarded"),
+        }
+    }
+
+    async fn batch(
+        &self,
+        client: &Client,
+        request: &LetterRequest,
+    ) -> Result<Answer<LetterBatch>, ClientError> {
+        match self {
+            Self::Replay => client.replay_batch(request).await,
+            Self::Discard { why } => {
+                client.discard_batch(&LetterRequest { why: why.clone(), ..request.clone() }).await
+            }
+        }
+    }
+}
+
+async fn deal(client: &Client, choice: Choice, deed: Deed, terminal: &mut Terminal) -> anyhow::Result<Ended> {
+    if choice.ids.is_empty() {
+        walk(client, choice, deed, terminal).await
+    } else {
+        each(client, choice, deed, terminal).await
+    }
+}
+
+/// Does it to each that is named; one that fails does not keep the others.
 async fn each(client: &Client, choice: Choice, deed: Deed, terminal: &mut Terminal) -> anyhow::Result<Ended> {
-    // All are found first: one that is replayed and dies again must not be met twice.
     let one_by_name = choice.ids.len() == 1;
-    let ids = chosen(client, choice).await?;
-    let done_word = if deed == Deed::Replay { "replayed" } else { "discarded" };
     let (mut done, mut failed): (Vec<DeliveryId>, Vec<Value>) = (Vec::new(), Vec::new());
-    for id in ids {
-        let ended = match deed {
-            Deed::Replay => client.replay(id).await.map(drop),
-            Deed::Discard => client.discard(id).await,
-        };
-        match ended {
-            Ok(()) => {
+    for id in choice.ids {
+        match deed.one(client, id).await {
+            Ok(word) => {
                 if !terminal.json() {
-                    terminal.line(format!("{id} {done_word}"))?;
+                    terminal.line(format!("{id} {word}"))?;
                 }
                 done.push(id);
             }
@@ -138,24 +214,69 @@ async fn each(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
         }
     }
     if terminal.json() {
-        terminal.document(&json!({done_word: done, "failed": failed}))?;
+        terminal.document(&json!({deed.word(): done, "failed": failed}))?;
     } else if !one_by_name {
-        terminal.aside(format!("{} {done_word}, {} failed", done.len(), failed.len()))?;
+        terminal.aside(format!("{} {}, {} failed", done.len(), deed.word(), failed.len()))?;
     }
     Ok(if failed.is_empty() { Ended::Done } else { Ended::Failed })
 }
 
-async fn chosen(client: &Client, choice: Choice) -> anyhow::Result<Vec<DeliveryId>> {
-    if !choice.ids.is_empty() {
-        return Ok(choice.ids);
-    }
-    let (mut ids, mut before) = (Vec::new(), None);
-    loop {
-        let page = client.dead_letters(Page { binding: choice.binding, before, limit: Some(PAGE) }).await?;
-        ids.extend(page.value.dead_letters.iter().map(|letter| letter.id));
-        before = page.value.next;
-        if before.is_none() {
-            return Ok(ids);
+/// Does it to all that fit, batch after batch, until Ctrl-C.
+async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Terminal) -> anyhow::Result<Ended> {
+    let mut request = choice.which.request(SystemClock::new().now());
+    request.all = choice.all;
+    let limit = choice.rate.div_ceil(BATCHES).clamp(1, PAGE);
+    request.limit = Some(limit);
+    let mut stop = signal(SignalKind::interrupt())?;
+    let (mut done, mut skipped) = (Vec::new(), 0);
+    let ended = loop {
+        let batch = match deed.batch(client, &request).await {
+            Ok(batch) => batch.value,
+            Err(error) => {
+                terminal.aside(format!(
+                    "{} {} so far; the same command again does the rest",
+                    done.len(),
+                    deed.word()
+                ))?;
+                return Err(error.into());
+            }
+        };
+        if !terminal.json() {
+            for id in &batch.done {
+                terminal.line(format!("{id} {}", deed.word()))?;
+            }
         }
+        let pause = Duration::from_secs(batch.done.len() as u64) / choice.rate;
+        done.extend(batch.done);
+        skipped += batch.skipped;
+        request.cursor = batch.next;
+        if request.cursor.is_none() {
+            break Ended::Done;
+        }
+        terminal.aside(format!("{} {}, {} to look at", done.len(), deed.word(), counted(batch.left)))?;
+        tokio::select! {
+            biased;
+            _ = stop.recv() => break Ended::StillWaiting,
+            () = tokio::time::sleep(pause) => (),
+        }
+    };
+    let stopped = ended == Ended::StillWaiting;
+    if terminal.json() {
+        terminal.document(&json!({deed.word(): done, "skipped": skipped, "stopped": stopped}))?;
+    } else {
+        terminal.aside(format!("{} {}", done.len(), deed.word()))?;
     }
+    if skipped > 0 {
+        terminal.aside(format!(
+            "{skipped} skipped: their binding is gone, so nothing would call their function"
+        ))?;
+    }
+    if stopped {
+        terminal.aside("stopped; the same command again does the rest")?;
+    }
+    Ok(ended)
+}
+
+fn counted(left: u64) -> String {
+    if left >= 100_000 { "100000 or more".to_owned() } else { left.to_string() }
 }

@@ -14,6 +14,7 @@ mod dead_letters;
 mod functions;
 mod output;
 mod queue;
+mod quarantine;
 mod show;
 
 #[cfg(test)]
@@ -87,6 +88,7 @@ async fn execute(command: Command, inputs: &Inputs, terminal: &mut Terminal) -> 
         Command::Bindings(args) => show::bindings(&client(inputs)?, args, terminal).await,
         Command::DeadLetters(args) => dead_letters::dead_letters(&client(inputs)?, args, terminal).await,
         Command::Queue(args) => queue::queue(usable(inputs, terminal)?, args, terminal).await,
+        Command::Quarantine(args) => quarantine::quarantine(&client(inputs)?, args, terminal).await,
         Command::Match(args) => show::matching(&client(inputs)?, args, terminal).await,
         Command::Outcomes(args) => show::outcomes(&client(inputs)?, args, terminal).await,
         Command::Functions => functions::functions(&client(inputs)?, terminal).await,

@@ -47,6 +47,11 @@ impl Terminal {
         reader_gone(writeln!(self.out, "{document:#}").and_then(|()| self.out.flush()))
     }
 
+    /// Bytes as they are, for a file or a program.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        reader_gone(self.out.write_all(bytes).and_then(|()| self.out.flush()))
+    }
+
     /// A line beside the output: hints, warnings, errors.
     pub(super) fn aside(&mut self, text: impl AsRef<str>) -> io::Result<()> {
         writeln!(self.err, "{}", harmless(text.as_ref()))

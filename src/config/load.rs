@@ -27,7 +27,7 @@ use super::{
     validate,
 };
 
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "node",
     "relations",
     "queue",
@@ -38,6 +38,7 @@ const SECTIONS: [&str; 11] = [
     "platforms",
     "bindings",
     "dispatch",
+    "dead_letters",
     "log",
 ];
 
@@ -78,6 +79,7 @@ pub fn load(inputs: &Inputs) -> Loaded {
         platforms: reader.named("platforms", Reader::read),
         bindings: reader.section("bindings"),
         dispatch: reader.section("dispatch"),
+        dead_letters: reader.section("dead_letters"),
         log: reader.section("log"),
     };
     let Reader { mut problems, written, .. } = reader;

@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod bindings;
 pub mod callbacks;
+pub mod dead_letters;
 pub mod dispatch;
 mod inputs;
 mod load;
@@ -59,6 +60,8 @@ pub struct Config {
     pub bindings: bindings::BindingsConfig,
     /// `[dispatch]`.
     pub dispatch: dispatch::DispatchConfig,
+    /// `[dead_letters]`.
+    pub dead_letters: dead_letters::DeadLettersConfig,
     /// `[log]`.
     pub log: log::LogConfig,
 }

@@ -31,4 +31,7 @@ pub struct PlatformConfig {
     /// A file that holds that token.
     #[serde(default)]
     pub api_token_file: Option<std::path::PathBuf>,
+    /// Its function that is given the dead letters of bindings that name none themselves.
+    #[serde(default)]
+    pub dead_letter_function: Option<String>,
 }

@@ -454,6 +454,7 @@ fn the_example_holds_every_key_with_its_default() {
     hold::<callbacks::CallbacksConfig>("callbacks", take("callbacks"), &[]);
     hold::<bindings::BindingsConfig>("bindings", take("bindings"), &[]);
     hold::<dispatch::DispatchConfig>("dispatch", take("dispatch"), &[]);
+    hold::<dead_letters::DeadLettersConfig>("dead_letters", take("dead_letters"), &[]);
     hold::<log::LogConfig>("log", take("log"), &[]);
     assert!(sections.is_empty(), "sections that the code does not know: {:?}", sections.keys());
 }

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{Dispatcher, Running, lane::LanePermit, lock, parked::PERIOD};
+use super::{Dispatcher, Running, handlers::obituary, lane::LanePermit, lock, parked::PERIOD};
 use crate::{
     domain::{
         binding::Binding,
@@ -19,7 +19,10 @@ use crate::{
     platform::Call,
     queue::{DeadLetter, QueueError, Retry},
     settle::{Circumstances, Verdict, settle},
-    telemetry::happening::{AttemptMade, Buried, QueueTrouble},
+    telemetry::{
+        happening::{AttemptMade, Buried, QueueTrouble},
+        letters::HandlerGivenUp,
+    },
 };
 
 /// A driver that has not come back this long after the binding's timeout is given up.
@@ -89,8 +92,18 @@ impl Dispatcher {
             let detail = format!("platform `{}` is not in the config", delivery.function.platform);
             return Outcome::new(Class::PlatformFault, None, detail);
         };
+        let letter = match delivery.letter {
+            None => None,
+            Some(letter) => match parts.queue.dead_letter(letter).await {
+                Ok(Some(letter)) => Some(obituary(letter)),
+                // Somebody has replayed or discarded it: that is settled.
+                Ok(None) => return Outcome::new(Class::Ok, None, "the dead letter is no longer there"),
+                Err(error) => return Outcome::new(Class::PlatformFault, None, error.to_string()),
+            },
+        };
         let callback_url = parts.callbacks.as_ref().and_then(|callbacks| callbacks.url(binding, delivery.id));
-        let call = Call { binding, delivery, now, callback_url: callback_url.as_deref() };
+        let call =
+            Call { binding, delivery, now, callback_url: callback_url.as_deref(), letter: letter.as_ref() };
         let invoked = AssertUnwindSafe(driver.invoke(call)).catch_unwind();
         match tokio::time::timeout(binding.spec.timeout() + OVERTIME, invoked).await {
             Ok(Ok(outcome)) => outcome,
@@ -192,6 +205,11 @@ impl Dispatcher {
         made: Option<&Made>,
     ) -> Result<(), QueueError> {
         let parts = &self.inner.parts;
+        if delivery.letter.is_some() {
+            parts.queue.delivered(delivery.id).await?;
+            HandlerGivenUp { delivery, reason }.tell();
+            return Ok(());
+        }
         let mut delivery = delivery.clone();
         // The queue keeps what it knows of earlier attempts.
         let (detail, attempts) = if let Some(made) = made {

@@ -218,7 +218,7 @@ impl Dispatcher {
             }
             Ok(Parked::Withdrawn) => safe(custody),
             Ok(Parked::Overflow) if made.is_delivered() => {
-                if let Err(error) = self.inner.parts.queue.discard(delivery.id).await {
+                if let Err(error) = self.forget(delivery).await {
                     self.note_trouble("discard a dead letter", &error);
                 }
             }
@@ -248,6 +248,15 @@ impl Dispatcher {
         if fresh {
             lane.count(true, self.inner.parts.clock.monotonic());
         }
+    }
+
+    /// Delivered after it had overflowed: no dead letter any more, nor a delivery, should somebody have replayed it.
+    async fn forget(&self, delivery: &Delivery) -> Result<(), QueueError> {
+        let queue = &self.inner.parts.queue;
+        if !queue.discard(delivery.id).await? {
+            queue.delivered(delivery.id).await?;
+        }
+        Ok(())
     }
 
     async fn park(

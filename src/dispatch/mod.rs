@@ -18,6 +18,9 @@
 //! those that have something to do (`agenda`), one batch each in turn. What is slow beside it (sweeps, limits, the record
 //! of breakers) has loops of its own (`upkeep`).
 //!
+//! **Handler functions** (`handlers`) are given dead letters by parked deliveries of their own, which never become dead
+//! letters.
+//!
 //! **Stopping.** Soft: the pump takes nothing up any more, running attempts go on. Hard: attempts are cut off, which
 //! costs them nothing; what was not yet parked is parked, due at once.
 //!
@@ -38,6 +41,9 @@ pub(crate) mod fakes;
 mod first;
 #[cfg(test)]
 mod flow_tests;
+mod handlers;
+#[cfg(test)]
+mod handlers_tests;
 mod lane;
 mod meter;
 mod parked;

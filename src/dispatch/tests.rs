@@ -21,7 +21,7 @@ use crate::{
         secret::SigningSecret,
     },
     platform::{Call, Established, Inspection, PlatformError},
-    queue::{DeadLetterQuery, Park, QueueOptions, SqliteQueue, Ticket},
+    queue::{LetterOffice, LetterQuery, Park, QueueOptions, SqliteQueue, Ticket},
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(30);
@@ -492,9 +492,10 @@ async fn an_event_that_comes_again_while_its_delivery_waits_is_parked_once() {
     assert!(
         bench
             .queue
-            .dead_letters(&DeadLetterQuery { limit: 9, ..Default::default() })
+            .dead_letters(&LetterQuery { limit: 9, ..Default::default() })
             .await
             .unwrap()
+            .letters
             .is_empty()
     );
 }

@@ -8,6 +8,7 @@ use super::{
     clock::Timestamp,
     event::Event,
     ids::{BindingId, DeliveryId},
+    outcome::Attempt,
 };
 
 /// A function on a configured platform. Permits and pacing are per function.
@@ -42,14 +43,34 @@ pub struct Delivery {
     pub attempts: u32,
     /// All attempts that did not succeed, whoever was at fault; what backoff grows with.
     pub tries: u32,
+    /// The dead letter that a handler function is given by this delivery; none for an ordinary one. Whatever becomes of
+    /// it, it never becomes a dead letter itself.
+    pub letter: Option<DeliveryId>,
 }
 
 impl Delivery {
     /// A delivery that nothing was tried for yet.
     pub fn new(event: Arc<Event>, binding: BindingId, function: FunctionRef, accepted_at: Timestamp) -> Self {
         let id = DeliveryId::of(event.id, binding);
-        Self { id, event, binding, function, accepted_at, attempts: 0, tries: 0 }
+        Self { id, event, binding, function, accepted_at, attempts: 0, tries: 0, letter: None }
     }
+}
+
+/// What a handler function is told of a dead letter, beside its event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obituary {
+    /// The delivery that was given up.
+    pub delivery: DeliveryId,
+    /// The function that it was for.
+    pub function: FunctionRef,
+    /// Why it was given up.
+    pub reason: DeadReason,
+    /// The last words about it.
+    pub detail: String,
+    /// When.
+    pub died_at: Timestamp,
+    /// Its attempts, oldest first; bounded.
+    pub attempts: Vec<Attempt>,
 }
 
 /// Why a delivery was given up.

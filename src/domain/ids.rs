@@ -107,6 +107,13 @@ impl DeliveryId {
     }
 }
 
+impl DeliveryId {
+    /// The delivery of a dead letter to the function that handles dead letters; another for each time that it dies.
+    pub fn of_letter(letter: Self, replays: u32) -> Self {
+        Self(hash(&[b"triggerd dead letter 1", &letter.0, &replays.to_be_bytes()]))
+    }
+}
+
 impl BindingId {
     /// A new UUIDv7 of this time (milliseconds) and these random bits.
     pub fn new(now: Timestamp, random: [u8; 10]) -> Self {

@@ -73,6 +73,10 @@ pub struct BindingSpec {
     /// Events caused by these principals do not fire: those that the function itself writes with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore_principals: Vec<String>,
+    /// The function, on the same platform, that is given each dead letter of this binding; the platform's own handler
+    /// when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_function: Option<String>,
 }
 
 /// What a function's bindings allow together: the least of each.
@@ -140,6 +144,9 @@ pub enum InvalidSpec {
     /// A rate out of its range.
     #[error("rate_limit must be between 0.01 and 10000 calls in a second, not {0}")]
     Rate(f64),
+    /// A function that would be given what it has failed at itself.
+    #[error("dead_letter_function is the binding's own function; name another, or none")]
+    OwnHandler,
     /// More ignored principals than are sensible.
     #[error("ignore_principals may name at most 64 principals of at most 256 bytes")]
     Principals,
@@ -156,6 +163,13 @@ impl BindingSpec {
         }
         if !is_function_name(&self.function.function) {
             return Err(InvalidSpec::Function(self.function.function.clone()));
+        }
+        match &self.dead_letter_function {
+            Some(handler) if !is_function_name(handler) => {
+                return Err(InvalidSpec::Function(handler.clone()));
+            }
+            Some(handler) if *handler == self.function.function => return Err(InvalidSpec::OwnHandler),
+            _ => (),
         }
         let range = |field, value, least, most| {
             if (least..=most).contains(&value) {
@@ -256,6 +270,9 @@ mod tests {
             assert!(spec.validate().unwrap_err().to_string().contains("rate_limit"), "{rate}");
         }
         assert!(broken(|spec| spec.timeout_ms = 0).contains("timeout_ms"));
+        assert!(broken(|spec| spec.dead_letter_function = Some("../x".into())).contains("no function name"));
+        let own = broken(|spec| spec.dead_letter_function = Some(spec.function.function.clone()));
+        assert!(own.contains("own function"), "{own}");
         assert!(broken(|spec| spec.retry.max_attempts = 0).contains("max_attempts"));
     }
 }

@@ -14,6 +14,7 @@
 //!
 //! A binding whose function seems to fire it again is told of (`loops`); its events are delivered all the same.
 
+mod again;
 mod loops;
 mod repeats;
 #[cfg(test)]
@@ -32,11 +33,11 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+pub use self::{again::Again, loops::Loops, repeats::Repeats};
 use self::{
     loops::AFTERMATH,
     repeats::{Held, Pending, Seen},
 };
-pub use self::{loops::Loops, repeats::Repeats};
 use crate::{
     dialect,
     dispatch::{Custody, Dispatcher, Plan, Submission},
@@ -63,6 +64,18 @@ const LATE: Duration = Duration::from_secs(10);
 
 /// How often an idle intake shows that it lives.
 const IDLE: Duration = Duration::from_secs(5);
+
+/// The events of a message, each with the bindings that it fires.
+type Matched = Vec<(Event, Vec<Arc<Binding>>)>;
+
+/// Why a message is not handed on.
+#[derive(Debug)]
+enum Refusal {
+    /// It can never be processed; why.
+    Hopeless(String),
+    /// Not now: its source keeps it.
+    Later,
+}
 
 /// What intake asks of the catalog.
 #[async_trait]
@@ -124,36 +137,50 @@ impl Intake {
         if message.oversize.is_some() {
             return self.quarantine(message, "larger than the source's limit (max_body)");
         }
-        let decoded = catch_unwind(AssertUnwindSafe(|| {
-            dialect::decode(&message.bytes, &origin.storage, origin.encoding)
-        }));
-        let events = match decoded {
-            Ok(Ok(events)) => events,
-            Ok(Err(error)) => {
-                let reason = Chain(&error).to_string();
-                return self.quarantine(message, &reason);
-            }
-            Err(_panic) => return self.quarantine(message, "decoding panicked; see the log"),
-        };
-        if events.is_empty() {
-            return message.ack.acknowledge();
+        match self.understand(&message.bytes, &origin).await {
+            Ok(matched) => self.hand_on(matched, message.ack, &origin, message.pressed),
+            Err(Refusal::Hopeless(reason)) => self.quarantine(message, &reason),
+            Err(Refusal::Later) => (),
         }
-        // Matched before anything is handed on, so that a panic leaves the message whole to the quarantine.
+    }
+
+    /// Reads the events and finds their bindings.
+    async fn understand(&self, bytes: &[u8], origin: &Origin) -> Result<Matched, Refusal> {
+        let decoded =
+            catch_unwind(AssertUnwindSafe(|| dialect::decode(bytes, &origin.storage, origin.encoding)));
+        match decoded {
+            Ok(Ok(events)) => self.match_all(events).await,
+            Ok(Err(error)) => Err(Refusal::Hopeless(Chain(&error).to_string())),
+            Err(_panic) => Err(Refusal::Hopeless("decoding panicked; see the log".to_owned())),
+        }
+    }
+
+    /// Finds the bindings of all of a message's events. Before anything is handed on, so that a panic leaves the message
+    /// whole to the quarantine.
+    async fn match_all(&self, events: Vec<Event>) -> Result<Matched, Refusal> {
         let mut matched = Vec::with_capacity(events.len());
         for event in events {
             match AssertUnwindSafe(self.matcher.matching(&event)).catch_unwind().await {
                 Ok(Ok(bindings)) => matched.push((event, bindings)),
                 Ok(Err(error)) => {
-                    tracing::error!(error = %Chain(error.as_ref()), source = %origin.source,
-                        "the bindings cannot be read; the notification stays with its source");
-                    return;
+                    tracing::error!(error = %Chain(error.as_ref()),
+                        "the bindings cannot be read; the notification stays where it is");
+                    return Err(Refusal::Later);
                 }
-                Err(_panic) => return self.quarantine(message, "matching panicked; see the log"),
+                Err(_panic) => return Err(Refusal::Hopeless("matching panicked; see the log".to_owned())),
             }
         }
-        let held = Self::hold(message.ack, &origin, matched.len());
+        Ok(matched)
+    }
+
+    /// Hands every delivery to dispatch.
+    fn hand_on(&self, matched: Matched, ack: Ack, origin: &Arc<Origin>, pressed: bool) {
+        if matched.is_empty() {
+            return ack.acknowledge();
+        }
+        let held = Self::hold(ack, origin, matched.len());
         for (event, bindings) in matched {
-            self.deliver(event, bindings, held.as_ref(), (&origin, message.pressed));
+            self.deliver(event, bindings, held.as_ref(), (origin, pressed));
         }
     }
 

@@ -13,7 +13,11 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::domain::{
-    binding::Binding, clock::Timestamp, delivery::Delivery, ids::BindingId, outcome::Outcome,
+    binding::Binding,
+    clock::Timestamp,
+    delivery::{Delivery, Obituary},
+    ids::BindingId,
+    outcome::Outcome,
 };
 
 /// What came of asking a platform to hold a rule.
@@ -90,6 +94,8 @@ pub struct Call<'a> {
     pub now: Timestamp,
     /// Where an asynchronous result may be sent, with its token.
     pub callback_url: Option<&'a str>,
+    /// What a handler function is told of a dead letter; none for every ordinary call.
+    pub letter: Option<&'a Obituary>,
 }
 
 /// The code that speaks a platform's API.
@@ -106,6 +112,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Calls the function. Never longer than the binding's timeout; every ending is an outcome.
     async fn invoke(&self, call: Call<'_>) -> Outcome;
+
+    /// The function that is given the binding's dead letters, and that its rule allows to be called for this.
+    fn handler(&self, binding: &Binding) -> Option<String> {
+        binding.spec.dead_letter_function.clone()
+    }
 
     /// Whether the platform is there and accepts our token; for `check`.
     async fn check(&self) -> Result<(), PlatformError>;

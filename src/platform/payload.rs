@@ -18,7 +18,15 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::{binding::Payload, event::Event};
+use crate::domain::{
+    binding::Payload,
+    delivery::{DeadReason, Obituary},
+    event::Event,
+    ids::DeliveryId,
+};
+
+/// The CloudEvents type of a dead letter.
+pub const DEAD_LETTER: &str = "triggerd.deadletter";
 
 /// A request's body, and the headers that say what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +71,36 @@ pub fn encode(event: &Event, payload: Payload) -> Result<Encoded, serde_json::Er
             body: format!("{{\"Records\":[{}]}}", event.record.get()).into_bytes(),
         }),
     }
+}
+
+#[derive(Serialize)]
+struct DeadLetterEvent<'a> {
+    #[serde(flatten)]
+    event: CloudEvent<'a>,
+    deaddelivery: String,
+    deadfunction: String,
+    deadreason: DeadReason,
+    deaddetail: &'a str,
+    deadtime: String,
+    /// A JSON text, since attributes are plain values.
+    deadattempts: String,
+}
+
+/// A dead letter for a handler function: the event as a structured CloudEvent of another type and id, with what is known
+/// of its death as attributes. `data` is the record as it was sent, as in every form, so that a platform can hold it
+/// against the rule.
+pub fn encode_letter(event: &Event, id: DeliveryId, letter: &Obituary) -> Result<Encoded, serde_json::Error> {
+    let dead = CloudEvent { id: id.to_string(), r#type: DEAD_LETTER.to_owned(), ..cloud_event(event) };
+    let body = serde_json::to_vec(&DeadLetterEvent {
+        event: dead,
+        deaddelivery: letter.delivery.to_string(),
+        deadfunction: letter.function.to_string(),
+        deadreason: letter.reason,
+        deaddetail: &letter.detail,
+        deadtime: letter.died_at.to_string(),
+        deadattempts: serde_json::to_string(&letter.attempts)?,
+    })?;
+    Ok(Encoded { content_type: "application/cloudevents+json", headers: Vec::new(), body })
 }
 
 fn cloud_event(event: &Event) -> CloudEvent<'_> {
@@ -126,7 +164,14 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{clock::Timestamp, event::StorageName, event_name::EventName, ids::EventId};
+    use crate::domain::{
+        clock::Timestamp,
+        delivery::FunctionRef,
+        event::StorageName,
+        event_name::EventName,
+        ids::EventId,
+        outcome::{Attempt, Class},
+    };
 
     pub(crate) fn event(key: &str) -> Event {
         let record = format!(
@@ -166,6 +211,39 @@ pub(super) mod tests {
         assert_eq!(json["subject"], "in/ü b.jpg");
         assert_eq!(json["time"], "2025-11-21T15:46:40.123456Z");
         assert_eq!(json["datacontenttype"], "application/json");
+    }
+
+    #[test]
+    fn a_dead_letter_is_its_event_with_what_is_known_of_its_death() {
+        let event = event("in/a.jpg");
+        let attempt = Attempt {
+            at: event.time,
+            took_us: 7,
+            class: Class::FunctionFault,
+            status: Some(500),
+            detail: "no such pixel".into(),
+        };
+        let letter = Obituary {
+            delivery: DeliveryId::from_bytes([7; 16]),
+            function: FunctionRef { platform: "local".into(), name: "thumb".into() },
+            reason: DeadReason::AttemptsExhausted,
+            detail: "no such pixel".into(),
+            died_at: event.time,
+            attempts: vec![attempt.clone()],
+        };
+        let encoded = encode_letter(&event, DeliveryId::from_bytes([8; 16]), &letter).unwrap();
+        let body = String::from_utf8(encoded.body).unwrap();
+        assert!(body.contains(&format!("\"data\":{}", event.record.get())), "{body}");
+        let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&json["type"], &json["subject"]), (&"triggerd.deadletter".into(), &"in/a.jpg".into()));
+        assert_eq!(json["id"], "08".repeat(16));
+        assert_eq!(
+            (&json["deaddelivery"], &json["deadfunction"]),
+            (&"07".repeat(16).into(), &"local/thumb".into())
+        );
+        assert_eq!(json["deadreason"], "attempts_exhausted");
+        let attempts: Vec<Attempt> = serde_json::from_str(json["deadattempts"].as_str().unwrap()).unwrap();
+        assert_eq!(attempts, [attempt]);
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct RulesDriver {
     base: Url,
     token: SecretString,
     client: Client,
+    /// The function that is given dead letters where the binding names none.
+    handler: Option<String>,
 }
 
 /// An answer whose body was read up to its bound.
@@ -131,7 +133,14 @@ impl RulesDriver {
             .user_agent(concat!("triggerd/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|source| InvalidPlatform::Client { platform: platform.to_owned(), source })?;
-        Ok(Self { platform: platform.to_owned(), base, token, client })
+        Ok(Self { platform: platform.to_owned(), base, token, client, handler: None })
+    }
+
+    /// The same with a function that is given the dead letters of bindings that name none themselves.
+    #[must_use]
+    pub fn with_handler(mut self, handler: Option<String>) -> Self {
+        self.handler = handler;
+        self
     }
 
     /// The URL of these path segments below the platform's own.
@@ -178,7 +187,11 @@ impl RulesDriver {
 
     async fn send(&self, call: Call<'_>, sent: Arc<AtomicBool>) -> Result<Outcome, Outcome> {
         let (binding, delivery) = (call.binding, call.delivery);
-        let encoded = payload::encode(&delivery.event, binding.spec.payload).map_err(|error| {
+        let encoded = match call.letter {
+            None => payload::encode(&delivery.event, binding.spec.payload),
+            Some(letter) => payload::encode_letter(&delivery.event, delivery.id, letter),
+        };
+        let encoded = encoded.map_err(|error| {
             Outcome::new(Class::Permanent, None, format!("the event cannot be encoded: {error}"))
         })?;
         let id = delivery.id.to_string();
@@ -187,7 +200,7 @@ impl RulesDriver {
         })?;
         let mut request = self
             .client
-            .post(self.url(&["functions", &binding.spec.function.function, "invocations"]))
+            .post(self.url(&["functions", &delivery.function.name, "invocations"]))
             .header(header::CONTENT_TYPE, encoded.content_type)
             .header(header::CONTENT_LENGTH, encoded.body.len())
             .header(TRIGGER_RULE_ID, binding.id.to_string())
@@ -199,7 +212,8 @@ impl RulesDriver {
         for (name, value) in encoded.headers {
             request = request.header(name, value);
         }
-        let asked_async = binding.spec.mode == Mode::Async;
+        // A handler's answer is waited for: nobody would hear of its failure otherwise.
+        let asked_async = binding.spec.mode == Mode::Async && call.letter.is_none();
         if asked_async {
             request = request.header("prefer", "respond-async");
             if let Some(url) = call.callback_url {
@@ -233,21 +247,34 @@ async fn read(mut response: reqwest::Response) -> Result<Read, reqwest::Error> {
 }
 
 /// The rule's contents as the protocol writes them: no secret, no confirm URL.
-fn contents(binding: &Binding) -> Value {
+fn contents(binding: &Binding, handler: Option<String>) -> Value {
     let mut rule = serde_json::to_value(&binding.spec.filter).unwrap_or_else(|_| json!({}));
     rule["storage"] = json!(binding.spec.storage);
     rule["bucket"] = json!(binding.spec.bucket);
     rule["function"] = json!(binding.spec.function.function);
     rule["mode"] = json!(binding.spec.mode);
+    if let Some(handler) = handler {
+        rule["dead_letter_function"] = json!(handler);
+    }
     rule
 }
 
 /// Which fields of the platform's rule are not as they should be.
-fn differences(binding: &Binding, theirs: &Value) -> Vec<&'static str> {
-    let mut ours = contents(binding);
+fn differences(binding: &Binding, handler: Option<String>, theirs: &Value) -> Vec<&'static str> {
+    let mut ours = contents(binding, handler);
     ours["secret_digest"] = json!(binding.secret.digest());
-    let fields =
-        ["storage", "bucket", "events", "prefix", "suffix", "glob", "function", "mode", "secret_digest"];
+    let fields = [
+        "storage",
+        "bucket",
+        "events",
+        "prefix",
+        "suffix",
+        "glob",
+        "function",
+        "mode",
+        "dead_letter_function",
+        "secret_digest",
+    ];
     let same = |field: &str| {
         if field == "events" {
             return words(&ours[field]) == words(&theirs[field]);
@@ -265,7 +292,7 @@ fn words(list: &Value) -> BTreeSet<&str> {
 #[async_trait]
 impl Driver for RulesDriver {
     async fn establish(&self, binding: &Binding, confirm_url: &str) -> Result<Established, PlatformError> {
-        let mut rule = contents(binding);
+        let mut rule = contents(binding, self.handler(binding));
         rule["secret"] = json!(binding.secret.expose());
         if !confirm_url.is_empty() {
             rule["confirm_url"] = json!(confirm_url);
@@ -300,7 +327,7 @@ impl Driver for RulesDriver {
             Ok(rule) if read.status.is_success() && rule.is_object() => rule,
             _ => return Err(self.unexpected("show the rule", &read)),
         };
-        let differences = differences(binding, &theirs);
+        let differences = differences(binding, self.handler(binding), &theirs);
         if differences.is_empty() {
             return Ok(Inspection::InStep { confirmed: theirs["state"] != "pending" });
         }
@@ -319,6 +346,7 @@ impl Driver for RulesDriver {
     async fn invoke(&self, call: Call<'_>) -> Outcome {
         let sent = Arc::new(AtomicBool::new(false));
         let limit = call.binding.spec.timeout();
+        let asked_async = call.binding.spec.mode == Mode::Async && call.letter.is_none();
         match tokio::time::timeout(limit, self.send(call, Arc::clone(&sent))).await {
             Ok(Ok(outcome) | Err(outcome)) => outcome,
             Err(_) if !sent.load(Ordering::Acquire) => Outcome::new(
@@ -326,7 +354,7 @@ impl Driver for RulesDriver {
                 None,
                 format!("no connection to platform `{}` within the timeout of {limit:?}", self.platform),
             ),
-            Err(_) if call.binding.spec.mode == Mode::Async => Outcome::new(
+            Err(_) if asked_async => Outcome::new(
                 Class::PlatformFault,
                 None,
                 format!("not accepted within the timeout of {limit:?}"),
@@ -335,6 +363,12 @@ impl Driver for RulesDriver {
                 Outcome::new(Class::FunctionFault, None, format!("no result within the timeout of {limit:?}"))
             }
         }
+    }
+
+    fn handler(&self, binding: &Binding) -> Option<String> {
+        let handler = binding.spec.dead_letter_function.as_ref().or(self.handler.as_ref());
+        // What the handler itself failed at, it would fail at again.
+        handler.filter(|handler| **handler != binding.spec.function.function).cloned()
     }
 
     async fn check(&self) -> Result<(), PlatformError> {

@@ -53,6 +53,10 @@ impl Batch<'_> {
                 self.keep_function_state(function, state.as_ref()).await
             }
             Work::Probe { write } => self.probe(*write).await,
+            Work::Requarantine { id, reason, now } => self.requarantine(*id, reason, *now).await,
+            Work::Unquarantine(id) => self.unquarantine(*id).await,
+            Work::Expire(expired) => self.expire(*expired).await,
+            Work::HandOver(letters, upto) => self.hand_over(letters, *upto).await,
             Work::Reject { table, seq, problem } => self.reject(*table, *seq, problem).await,
             // Parks and deliveries come in runs, and closing is the writer's own affair.
             Work::Park(_) | Work::Delivered(_) | Work::Close => Ok(Step::Done(Ok(Answer::Nothing))),

@@ -3,7 +3,8 @@
 use tokio::sync::oneshot;
 
 use super::{
-    DeadLetter, Disposal, FunctionState, Park, Parked, Quarantined, QueueError, Retry, Ticket,
+    DeadLetter, Disposal, FunctionState, Handover, Park, Parked, Quarantined, QueueError, Retry, Ticket,
+    retention::Expired,
     rows::{Table, end_of_attempt},
 };
 use crate::domain::{
@@ -55,6 +56,14 @@ pub(super) enum Work {
     Probe {
         write: bool,
     },
+    Requarantine {
+        id: u64,
+        reason: String,
+        now: Timestamp,
+    },
+    Unquarantine(u64),
+    Expire(Expired),
+    HandOver(Vec<Handover>, i64),
     /// A row that cannot be read goes to the quarantine.
     Reject {
         table: Table,
@@ -96,6 +105,10 @@ impl Work {
             Self::Discard(_) => "discard",
             Self::KeepFunction { .. } => "keep a function's state",
             Self::Probe { .. } => "probe",
+            Self::Requarantine { .. } => "requarantine",
+            Self::Unquarantine(_) => "unquarantine",
+            Self::Expire(_) => "expire",
+            Self::HandOver(..) => "hand_over",
             Self::Close => "close",
         }
     }

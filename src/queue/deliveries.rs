@@ -43,7 +43,10 @@ impl Batch<'_> {
     }
 
     /// Removes deliveries with their attempts and, with the last of them, their events; which were there.
-    async fn remove_deliveries(&mut self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>, sqlx::Error> {
+    pub(super) async fn remove_deliveries(
+        &mut self,
+        ids: &[DeliveryId],
+    ) -> Result<Vec<DeliveryId>, sqlx::Error> {
         let rows = sqlx::query(
             "DELETE FROM delivery WHERE id IN (SELECT unhex(value) FROM json_each(?1)) \
              RETURNING id, event, function, weight",
@@ -201,6 +204,9 @@ impl Batch<'_> {
                 self.remove_deliveries(&ids).await?;
             }
             Disposal::DeadLetter => {
+                // What a handler function was to be given lies among the dead letters already.
+                let handlers = self.handlers_among(&ids).await?;
+                self.remove_deliveries(&handlers).await?;
                 let detail = "its binding was removed while it waited";
                 self.deliveries_to_letters(&ids, DeadReason::Unbound, detail, now).await?;
             }

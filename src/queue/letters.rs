@@ -35,6 +35,11 @@ impl Batch<'_> {
         if dead.is_some() {
             return Ok(Step::was(false));
         }
+        // However a handler's delivery ends, no dead letter comes of it.
+        if !self.handlers_among(&[stored.id]).await?.is_empty() {
+            self.remove_deliveries(&[stored.id]).await?;
+            return Ok(Step::was(false));
+        }
         let parked: Option<(i64, i64, i64)> =
             sqlx::query_as("DELETE FROM delivery WHERE id = ?1 RETURNING function, weight, replays")
                 .bind(&stored.id.as_bytes()[..])

@@ -7,9 +7,10 @@
 //! One writer takes the commands that have come in meanwhile, makes one transaction of them and answers them after its
 //! commit (group commit): an `Ok` means that it is on disk.
 //!
-//! Read `writer` for batches and failures, `trouble` for what a bad disk means, `parks`, `deliveries`, `letters` and `quarantine` for the verbs within a
-//! transaction, `read` for the others, `open` for the file and `spool` for its owner, `offline` for what is done to the file of a daemon
-//! that does not run (`verify`, `transfer`, `tables`).
+//! Read `writer` for batches and failures, `trouble` for what a bad disk means, `parks`, `deliveries`, `letters` and
+//! `quarantine` for the verbs within a transaction, `read` and `search` for the others, `office` for what an operator
+//! asks, `open` for the file and `spool` for its owner, `offline` for what is done to the file of a daemon that does not
+//! run (`verify`, `transfer`, `tables`).
 //!
 //! **Withdrawing.** A delivery is parked while its first attempt may still be running. Its [`Ticket`] says who was
 //! first: the writer, sealing its batch, or the attempt's result, withdrawing the row. After the seal the result is
@@ -20,13 +21,17 @@ mod books;
 mod command;
 mod deliveries;
 mod functions;
+mod handover;
 mod letters;
 mod offline;
+mod office;
 mod open;
 mod parks;
 mod quarantine;
 mod read;
+mod retention;
 mod rows;
+mod search;
 mod spool;
 mod sqlite;
 mod tables;
@@ -55,8 +60,12 @@ use crate::domain::{
     outcome::Attempt,
 };
 
+pub use handover::{Handover, Unhanded, UnhandedLetter};
 pub use offline::{OfflineError, OfflineQueue};
+pub use office::{Cursor, Direction, Item, LetterFilter, LetterOffice, LetterPage, LetterQuery};
 pub use open::QueueOptions;
+pub use quarantine::REJECTED_ROWS;
+pub use retention::{Retention, Sweeper};
 pub use spool::{StateDirError, StateDirLock, lock_state_dir};
 pub use sqlite::SqliteQueue;
 pub use transfer::{Count, Exported, Imported, TransferError};
@@ -254,25 +263,6 @@ pub struct DeadLetter {
     pub replays: u32,
 }
 
-/// Which dead letters to list: newest first.
-#[derive(Debug, Clone, Default)]
-pub struct DeadLetterQuery {
-    /// Only this binding's.
-    pub binding: Option<BindingId>,
-    /// Only those of platforms' functions on this platform.
-    pub platform: Option<String>,
-    /// Only those that died before this one. When it is no dead letter any more (replayed or discarded while the pages
-    /// were read), the first page again.
-    pub before: Option<DeliveryId>,
-    /// At most this many; never more than [`DeadLetterQuery::MAX_LIMIT`].
-    pub limit: u32,
-}
-
-impl DeadLetterQuery {
-    /// Longest page.
-    pub const MAX_LIMIT: u32 = 500;
-}
-
 /// What becomes of a binding's parked deliveries when it is unbound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -344,9 +334,6 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// Attempts of a parked delivery, oldest first.
     async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>, QueueError>;
 
-    /// A page of dead letters, newest first.
-    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError>;
-
     /// One dead letter.
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError>;
 
@@ -366,6 +353,13 @@ pub trait Queue: Send + Sync + fmt::Debug {
 
     /// What is kept of functions.
     async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError>;
+
+    /// Dead letters that nobody has looked at yet for a handler function, in the order in which they died.
+    async fn unhanded(&self, limit: u32) -> Result<Unhanded, QueueError>;
+
+    /// Parks a delivery to a handler function for each of these letters that is still there, and notes in the same
+    /// transaction that every letter up to `upto` was looked at. Done twice it changes nothing.
+    async fn hand_over(&self, letters: Vec<Handover>, upto: i64) -> Result<u64, QueueError>;
 
     /// Bytes of the file in use, and its bound.
     async fn usage(&self) -> Result<(u64, u64), QueueError>;

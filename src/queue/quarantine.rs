@@ -10,7 +10,10 @@ use super::{
     command::{Answer, Step},
     rows::{Table, to_i64},
 };
-use crate::telemetry::Metric;
+use crate::{domain::clock::Timestamp, telemetry::Metric};
+
+/// The source of items that were rows of our own tables; their bytes are an event as we write it.
+pub const REJECTED_ROWS: &str = "queue";
 
 /// Most bytes kept of one item.
 const MAX_ITEM: usize = 64 << 10;
@@ -67,6 +70,36 @@ impl Batch<'_> {
         Ok(u64::try_from(size).unwrap_or(0) + OVERHEAD)
     }
 
+    /// Notes that an item was tried again in vain.
+    pub(super) async fn requarantine(
+        &mut self,
+        id: u64,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Step, sqlx::Error> {
+        let changed =
+            sqlx::query("UPDATE quarantine SET reason = ?2, tries = tries + 1, tried_at = ?3 WHERE seq = ?1")
+                .bind(to_i64(id))
+                .bind(reason)
+                .bind(now.as_micros())
+                .execute(&mut *self.conn)
+                .await?;
+        Ok(Step::was(changed.rows_affected() > 0))
+    }
+
+    /// Forgets an item.
+    pub(super) async fn unquarantine(&mut self, id: u64) -> Result<Step, sqlx::Error> {
+        let size: Option<i64> =
+            sqlx::query_scalar("DELETE FROM quarantine WHERE seq = ?1 RETURNING length(bytes)")
+                .bind(to_i64(id))
+                .fetch_optional(&mut *self.conn)
+                .await?;
+        let Some(size) = size else { return Ok(Step::was(false)) };
+        self.books.quarantine_items -= 1;
+        self.books.quarantine_bytes -= size;
+        Ok(Step::was(true))
+    }
+
     /// Moves a row that cannot be read, with its event's bytes, to the quarantine. Attempts of it go.
     pub(super) async fn reject(
         &mut self,
@@ -89,8 +122,8 @@ impl Batch<'_> {
         };
         let bytes = row.try_get::<Option<Vec<u8>>, _>("payload")?.unwrap_or_default();
         let item = Quarantined {
-            source: "queue".to_owned(),
-            received_at: crate::domain::clock::Timestamp::from_micros(row.try_get("accepted_at")?),
+            source: REJECTED_ROWS.to_owned(),
+            received_at: Timestamp::from_micros(row.try_get("accepted_at")?),
             reason: problem.to_owned(),
             length: bytes.len() as u64,
             bytes,

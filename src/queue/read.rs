@@ -3,9 +3,10 @@
 use sqlx::{Row, SqlitePool, sqlite::SqliteRow};
 
 use super::{
-    Backlog, DeadLetter, DeadLetterQuery, Quarantined, QueueError,
+    Backlog, DeadLetter, QueueError,
     batch::used_bytes,
     books::function_of,
+    office::{Cursor, Item},
     open::failed,
     rows::{self, Table, json},
 };
@@ -21,7 +22,7 @@ use crate::{
 
 /// Picks from the covering index alone and reads the rows only of what is taken.
 pub(super) const DUE: &str = "\
-    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, CAST(e.payload AS BLOB) AS payload \
+    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, d.letter, CAST(e.payload AS BLOB) AS payload \
     FROM (SELECT seq FROM delivery INDEXED BY delivery_due \
           WHERE function = (SELECT id FROM function WHERE platform = ?1 AND name = ?2) \
           AND held = 0 AND due <= ?3 AND id NOT IN (SELECT unhex(value) FROM json_each(?4)) \
@@ -34,14 +35,21 @@ pub(super) const DUE: &str = "\
 pub(super) struct Page<T> {
     pub(super) items: Vec<T>,
     pub(super) unreadable: Vec<(Table, i64, QueueError)>,
+    /// Where a walk goes on.
+    pub(super) next: Option<Cursor>,
 }
 
 impl<T> Page<T> {
-    fn new() -> Self {
-        Self { items: Vec::new(), unreadable: Vec::new() }
+    pub(super) fn new() -> Self {
+        Self { items: Vec::new(), unreadable: Vec::new(), next: None }
     }
 
-    fn add(&mut self, table: Table, row: &SqliteRow, item: Result<T, QueueError>) -> Result<(), sqlx::Error> {
+    pub(super) fn add(
+        &mut self,
+        table: Table,
+        row: &SqliteRow,
+        item: Result<T, QueueError>,
+    ) -> Result<(), sqlx::Error> {
         match item {
             Ok(item) => self.items.push(item),
             Err(error) => self.unreadable.push((table, row.try_get("seq")?, error)),
@@ -160,47 +168,8 @@ async fn attempts_of(pool: &SqlitePool, ids: &[DeliveryId]) -> Result<Vec<ReadAt
     Ok(rows.iter().map(rows::attempt).collect())
 }
 
-const LETTERS: &str = "\
-    SELECT l.seq, l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.replays, l.reason, l.detail, l.died_at, \
-        f.platform, f.name, CAST(e.payload AS BLOB) AS payload \
-    FROM dead_letter l LEFT JOIN function f ON f.id = l.function LEFT JOIN event e ON e.seq = l.event \
-    WHERE (?1 IS NULL OR f.platform = ?1) \
-    AND (?2 IS NULL OR l.seq < coalesce((SELECT seq FROM dead_letter WHERE id = ?2), 9223372036854775807)) \
-    ORDER BY l.seq DESC LIMIT ?3";
-
-/// The same for one binding, by its index.
-const LETTERS_OF_BINDING: &str = "\
-    SELECT l.seq, l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.replays, l.reason, l.detail, l.died_at, \
-        f.platform, f.name, CAST(e.payload AS BLOB) AS payload \
-    FROM dead_letter l LEFT JOIN function f ON f.id = l.function LEFT JOIN event e ON e.seq = l.event \
-    WHERE (?1 IS NULL OR f.platform = ?1) \
-    AND (?2 IS NULL OR l.seq < coalesce((SELECT seq FROM dead_letter WHERE id = ?2), 9223372036854775807)) \
-    AND l.binding = ?4 \
-    ORDER BY l.seq DESC LIMIT ?3";
-
-pub(super) async fn dead_letters(
-    pool: &SqlitePool,
-    query: &DeadLetterQuery,
-) -> Result<Page<DeadLetter>, QueueError> {
-    let read = |error| failed("dead_letters", error);
-    let binding = query.binding.map(|binding| binding.as_bytes().to_vec());
-    let statement = if binding.is_some() { LETTERS_OF_BINDING } else { LETTERS };
-    let rows = sqlx::query(statement)
-        .bind(query.platform.as_deref())
-        .bind(query.before.map(|before| before.as_bytes().to_vec()))
-        .bind(query.limit.min(DeadLetterQuery::MAX_LIMIT));
-    let rows = if let Some(binding) = binding { rows.bind(binding) } else { rows };
-    let rows = rows.fetch_all(pool).await.map_err(read)?;
-    let mut page = Page::new();
-    for row in &rows {
-        page.add(Table::DeadLetter, row, rows::dead_letter(row)).map_err(read)?;
-    }
-    add_attempts(pool, &mut page.items).await?;
-    Ok(page)
-}
-
 /// Adds the attempts. One that cannot be read is told of and left out, rather than its letter hidden.
-async fn add_attempts(pool: &SqlitePool, letters: &mut [DeadLetter]) -> Result<(), QueueError> {
+pub(super) async fn add_attempts(pool: &SqlitePool, letters: &mut [DeadLetter]) -> Result<(), QueueError> {
     let ids: Vec<DeliveryId> = letters.iter().map(|letter| letter.delivery.id).collect();
     let mut by_id: std::collections::HashMap<DeliveryId, Vec<Attempt>> = std::collections::HashMap::new();
     for attempt in attempts_of(pool, &ids).await.map_err(|error| failed("dead_letters", error))? {
@@ -235,15 +204,46 @@ pub(super) async fn dead_letter(pool: &SqlitePool, id: DeliveryId) -> Result<Opt
     Ok(Some(letter))
 }
 
-pub(super) async fn quarantined(pool: &SqlitePool, limit: u32) -> Result<Vec<Quarantined>, QueueError> {
-    let rows = sqlx::query(
-        "SELECT seq, source, received_at, reason, bytes, length FROM quarantine ORDER BY seq DESC LIMIT ?1",
+/// The function of a delivery that is parked.
+pub(super) async fn parked_function(
+    pool: &SqlitePool,
+    id: DeliveryId,
+) -> Result<Option<FunctionRef>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT f.platform, f.name FROM delivery d JOIN function f ON f.id = d.function WHERE d.id = ?1",
     )
+    .bind(&id.as_bytes()[..])
+    .fetch_optional(pool)
+    .await?;
+    row.as_ref().map(function_of).transpose()
+}
+
+pub(super) async fn quarantine_page(
+    pool: &SqlitePool,
+    before: Option<u64>,
+    limit: u32,
+) -> Result<Vec<Item>, QueueError> {
+    let rows = sqlx::query(
+        "SELECT seq, source, received_at, reason, substr(bytes, 1, 256) AS bytes, length, tries, tried_at \
+         FROM quarantine WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2",
+    )
+    .bind(before.map_or(i64::MAX, rows::to_i64))
     .bind(limit)
     .fetch_all(pool)
     .await
-    .map_err(|error| failed("quarantined", error))?;
-    rows.iter().map(rows::quarantined).collect()
+    .map_err(|error| failed("quarantine_page", error))?;
+    rows.iter().map(rows::item).collect()
+}
+
+pub(super) async fn quarantine_item(pool: &SqlitePool, id: u64) -> Result<Option<Item>, QueueError> {
+    let row = sqlx::query(
+        "SELECT seq, source, received_at, reason, bytes, length, tries, tried_at FROM quarantine WHERE seq = ?1",
+    )
+    .bind(rows::to_i64(id))
+    .fetch_optional(pool)
+    .await
+    .map_err(|error| failed("quarantine_item", error))?;
+    row.as_ref().map(rows::item).transpose()
 }
 
 pub(super) async fn usage(pool: &SqlitePool) -> Result<u64, sqlx::Error> {

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize, de::IntoDeserializer};
 use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
 
-use super::{DeadLetter, Quarantined, QueueError};
+use super::{DeadLetter, Quarantined, QueueError, office::Item};
 use crate::domain::{
     clock::Timestamp,
     delivery::{DeadReason, Delivery, FunctionRef},
@@ -108,13 +108,18 @@ impl<'r> Reader<'r> {
             accepted_at: self.time("accepted_at")?,
             attempts: self.number("attempts")?,
             tries: self.number("tries")?,
+            letter: None,
         })
     }
 }
 
 /// A parked delivery of a known function.
 pub(super) fn delivery(row: &SqliteRow, function: &FunctionRef) -> Result<Delivery, QueueError> {
-    Reader::new(row, Table::Delivery.name()).delivery(function.clone())
+    let reader = Reader::new(row, Table::Delivery.name());
+    let letter: Option<&[u8]> = reader.get("letter")?;
+    let letter = letter.map(DeliveryId::from_slice).transpose();
+    let letter = letter.map_err(|error| reader.corrupt(reader.table, "letter", &error))?;
+    Ok(Delivery { letter, ..reader.delivery(function.clone())? })
 }
 
 /// A dead letter, its attempts still to be added.
@@ -160,15 +165,20 @@ pub(super) fn attempt(row: &SqliteRow) -> Result<(DeliveryId, Attempt), QueueErr
 }
 
 /// An item of the quarantine.
-pub(super) fn quarantined(row: &SqliteRow) -> Result<Quarantined, QueueError> {
+pub(super) fn item(row: &SqliteRow) -> Result<Item, QueueError> {
     let seq: i64 = row.try_get("seq").unwrap_or_default();
     let reader = Reader { row, table: "quarantine", key: seq.to_string() };
-    Ok(Quarantined {
-        source: reader.get("source")?,
-        received_at: reader.time("received_at")?,
-        reason: reader.get("reason")?,
-        bytes: reader.get("bytes")?,
-        length: reader.number("length")?,
+    Ok(Item {
+        id: reader.number("seq")?,
+        what: Quarantined {
+            source: reader.get("source")?,
+            received_at: reader.time("received_at")?,
+            reason: reader.get("reason")?,
+            bytes: reader.get("bytes")?,
+            length: reader.number("length")?,
+        },
+        tries: reader.number("tries")?,
+        tried_at: reader.get::<Option<i64>>("tried_at")?.map(Timestamp::from_micros),
     })
 }
 

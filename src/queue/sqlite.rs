@@ -19,11 +19,11 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, Queue,
-    QueueError, QueueOptions, Retry, Writer,
+    Backlog, DeadLetter, Disposal, FunctionState, Handover, Park, Parked, Quarantined, Queue, QueueError,
+    QueueOptions, Retry, Unhanded, Writer,
     books::Books,
     command::{Answer, Command, LetterRow, ParkRow, Work},
-    functions,
+    functions, handover,
     open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
     read::{self, Page},
     rows::Table,
@@ -131,13 +131,8 @@ impl SqliteQueue {
         self.ask(Work::Probe { write: self.trouble.now().is_some() }).await.map(drop)
     }
 
-    /// The newest items of the quarantine, at most `limit`.
-    pub async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, QueueError> {
-        read::quarantined(self.readers()?, limit).await
-    }
-
     /// Where to read, as long as the writer runs.
-    fn readers(&self) -> Result<&SqlitePool, QueueError> {
+    pub(super) fn readers(&self) -> Result<&SqlitePool, QueueError> {
         if self.requests.is_closed() { Err(QueueError::Closed) } else { Ok(&self.readers) }
     }
 
@@ -150,18 +145,18 @@ impl SqliteQueue {
         })
     }
 
-    async fn ask(&self, work: Work) -> Result<Answer, QueueError> {
+    pub(super) async fn ask(&self, work: Work) -> Result<Answer, QueueError> {
         let (reply, answer) = oneshot::channel();
         let command = Command { work, reply, so_far: 0 };
         self.requests.send(command).await.map_err(|_| QueueError::Closed)?;
         answer.await.map_err(|_| QueueError::Closed)?
     }
 
-    async fn was(&self, work: Work) -> Result<bool, QueueError> {
+    pub(super) async fn was(&self, work: Work) -> Result<bool, QueueError> {
         Ok(matches!(self.ask(work).await?, Answer::Was(true)))
     }
 
-    async fn count(&self, work: Work) -> Result<u64, QueueError> {
+    pub(super) async fn count(&self, work: Work) -> Result<u64, QueueError> {
         match self.ask(work).await? {
             Answer::Count(count) => Ok(count),
             _ => Ok(0),
@@ -182,22 +177,22 @@ impl SqliteQueue {
     }
 
     /// Reads a page; rows that cannot be read are moved away, and the page is read again when nothing else was on it.
-    async fn readable<T, F>(&self, read: impl Fn() -> F) -> Result<Vec<T>, QueueError>
+    pub(super) async fn readable<T, F>(&self, read: impl Fn() -> F) -> Result<Page<T>, QueueError>
     where
         F: Future<Output = Result<Page<T>, QueueError>>,
     {
         for _ in 0..ROUNDS {
-            let page = read().await?;
+            let mut page = read().await?;
             if page.unreadable.is_empty() {
-                return Ok(page.items);
+                return Ok(page);
             }
-            let rejected = self.reject(page.unreadable).await;
+            let rejected = self.reject(std::mem::take(&mut page.unreadable)).await;
             if !page.items.is_empty() {
-                return Ok(page.items);
+                return Ok(page);
             }
             rejected?;
         }
-        Ok(Vec::new())
+        Ok(Page::new())
     }
 }
 
@@ -240,7 +235,7 @@ impl Queue for SqliteQueue {
         let due = self.readable(|| async {
             read::due(readers, function, now, running, limit).await.map_err(|error| failed("due", error))
         });
-        self.noted(due.await)
+        self.noted(due.await.map(|page| page.items))
     }
 
     async fn next_due(
@@ -285,11 +280,6 @@ impl Queue for SqliteQueue {
         self.noted(read::attempts(self.readers()?, id).await)
     }
 
-    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError> {
-        let readers = self.readers()?;
-        self.noted(self.readable(|| read::dead_letters(readers, query)).await)
-    }
-
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
         self.noted(read::dead_letter(self.readers()?, id).await)
     }
@@ -315,6 +305,14 @@ impl Queue for SqliteQueue {
 
     async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError> {
         functions::function_states(self.readers()?).await.map_err(|error| failed("function_states", error))
+    }
+
+    async fn unhanded(&self, limit: u32) -> Result<Unhanded, QueueError> {
+        handover::unhanded(self.readers()?, limit).await.map_err(|error| failed("unhanded", error))
+    }
+
+    async fn hand_over(&self, letters: Vec<Handover>, upto: i64) -> Result<u64, QueueError> {
+        self.count(Work::HandOver(letters, upto)).await
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {

@@ -184,7 +184,7 @@ const COMMON: &str = "d.seq, d.id, d.binding, d.accepted_at, d.attempts, d.tries
 async fn deliveries(conn: &mut SqliteConnection) -> Result<Tally, sqlx::Error> {
     let anybody = FunctionRef { platform: "".into(), name: "".into() };
     let sql = format!(
-        "SELECT {COMMON}, d.due FROM delivery d LEFT JOIN function f ON f.id = d.function \
+        "SELECT {COMMON}, d.due, d.letter FROM delivery d LEFT JOIN function f ON f.id = d.function \
          LEFT JOIN event e ON e.seq = d.event"
     );
     let (mut tally, mut stream) = (Tally::default(), sqlx::query(AssertSqlSafe(sql)).fetch(conn));
@@ -216,10 +216,10 @@ async fn attempts(conn: &mut SqliteConnection) -> Result<Tally, sqlx::Error> {
 }
 
 async fn quarantine(conn: &mut SqliteConnection) -> Result<Tally, sqlx::Error> {
-    let sql = "SELECT seq, source, received_at, reason, bytes, length FROM quarantine";
+    let sql = "SELECT seq, source, received_at, reason, bytes, length, tries, tried_at FROM quarantine";
     let (mut tally, mut stream) = (Tally::default(), sqlx::query(sql).fetch(conn));
     while let Some(row) = stream.try_next().await? {
-        tally.add(rows::quarantined(&row));
+        tally.add(rows::item(&row));
     }
     Ok(tally)
 }

@@ -52,6 +52,10 @@ impl AttemptMade<'_> {
                 "attempt failed"
             ),
         }
+        if delivery.letter.is_some() {
+            let outcome_word = format!("handler_{class}");
+            return recent.note(outcome_of(delivery, self.at, &outcome_word, self.took, &outcome.detail));
+        }
         recent.note(outcome_of(delivery, self.at, class, self.took, &outcome.detail));
     }
 }

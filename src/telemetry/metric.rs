@@ -43,6 +43,12 @@ metrics! {
     AttemptSeconds: Histogram "triggerd_attempt_seconds", "How long calls of functions took, by platform.";
     DeliverySeconds: Histogram "triggerd_delivery_seconds", "From an event's arrival to its delivery, by platform.";
     DeadLetters: Counter "triggerd_dead_letters_total", "Deliveries given up, by platform and reason.";
+    LettersReplayed: Counter "triggerd_dead_letters_replayed_total", "Dead letters sent on their way again, by platform.";
+    LettersDiscarded: Counter "triggerd_dead_letters_discarded_total", "Dead letters that somebody discarded, by platform.";
+    LettersKept: Gauge "triggerd_dead_letters_kept", "Dead letters that are kept.";
+    LettersExpiring: Gauge "triggerd_dead_letters_expiring", "Dead letters that will be dropped before long, by why: age (within a day) or count (the oldest, when nine tenths of the greatest number are reached).";
+    LettersDropped: Counter "triggerd_dead_letters_dropped_total", "Dead letters dropped by the retention, by why: age or count.";
+    HandlersGivenUp: Counter "triggerd_dead_letter_handler_failures_total", "Dead letters that a handler function could not be given, by platform and reason.";
     Parked: Counter "triggerd_parked_total", "Deliveries parked, by reason.";
     BreakerTrips: Counter "triggerd_breaker_trips_total", "Times that a function's circuit breaker opened (probes that failed not counted), by platform and class of outcome.";
     BreakersOpen: Gauge "triggerd_breakers_open", "Functions whose circuit breaker is not closed, by platform.";
@@ -60,6 +66,7 @@ metrics! {
     QueueCommits: Counter "triggerd_queue_commits_total", "Transactions committed to the queue file.";
     QueueCorrupt: Counter "triggerd_queue_corrupt_rows_total", "Rows of the queue that could not be read and went to the quarantine.";
     QuarantineEvicted: Counter "triggerd_quarantine_evicted_total", "Items dropped from the quarantine to make room for newer ones.";
+    QuarantineLeft: Counter "triggerd_quarantine_left_total", "Items that left the quarantine by the operator's hand, by how: taken (understood when tried again) or discarded.";
     Bindings: Gauge "triggerd_bindings", "Bindings, by state.";
     ReconcilerPasses: Counter "triggerd_reconciler_passes_total", "Passes of the reconciler over the bindings.";
     BindingTransitions: Counter "triggerd_binding_transitions_total", "Changes of a binding's state made by this daemon, by the new state.";
@@ -89,6 +96,11 @@ impl Metric {
     /// Counts one, with these labels.
     pub fn count(self, labels: &[(&'static str, String)]) {
         metrics::counter!(self.name(), labels).increment(1);
+    }
+
+    /// Counts so many, with these labels.
+    pub fn add(self, count: u64, labels: &[(&'static str, String)]) {
+        metrics::counter!(self.name(), labels).increment(count);
     }
 
     /// Sets a gauge, with these labels.

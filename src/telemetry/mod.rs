@@ -5,6 +5,7 @@
 //! config), never from events.
 
 pub mod happening;
+pub mod letters;
 pub mod logging;
 mod metric;
 mod often;

@@ -178,7 +178,7 @@ fn delivery(binding: &Binding, key: &str) -> Result<Delivery> {
 async fn invoke(driver: &RulesDriver, binding: &Binding, callback_url: Option<&str>) -> Result<Outcome> {
     let delivery = delivery(binding, "in/ü %\"b\"\n+.jpg")?;
     let now = SystemClock::new().now();
-    Ok(driver.invoke(Call { binding, delivery: &delivery, now, callback_url }).await)
+    Ok(driver.invoke(Call { binding, delivery: &delivery, now, callback_url, letter: None }).await)
 }
 
 async fn rule_is_established_inspected_and_withdrawn_on_the_reference_platform(ctx: Ctx) -> Result<()> {
@@ -269,7 +269,9 @@ async fn answers_of_the_reference_platform_are_classified(ctx: Ctx) -> Result<()
     // Signed an hour ago: the clocks are apart, the binding is whole.
     let delivery = delivery(&failing, "in/a.jpg")?;
     let now = Timestamp::from_micros(SystemClock::new().now().as_micros() - 3_600_000_000);
-    let stale = driver.invoke(Call { binding: &failing, delivery: &delivery, now, callback_url: None }).await;
+    let stale = driver
+        .invoke(Call { binding: &failing, delivery: &delivery, now, callback_url: None, letter: None })
+        .await;
     ensure!((stale.class, stale.status) == (Class::PlatformFault, Some(401)), "{stale:?}");
     Ok(())
 }

@@ -41,9 +41,11 @@ async fn a_replay_wakes_the_function_and_a_discard_forgets() {
     let answer = api.post(OPERATOR, &format!("/v1/dead-letters/{one}/replay"), &json!(null)).await;
     assert_eq!(answer.is(202), &json!({"id": one.to_string(), "platform": "local", "function": "thumb"}));
     assert_eq!(api.world.calls().last().unwrap(), "wake function local/thumb");
-    api.post(OPERATOR, &format!("/v1/dead-letters/{one}/replay"), &json!(null))
-        .await
-        .problem(404, "not-found");
+    let again = api.post(OPERATOR, &format!("/v1/dead-letters/{one}/replay"), &json!(null)).await;
+    assert_eq!(again.is(202)["already"], true, "asked for twice, it goes once");
+    assert_eq!(api.world.calls().iter().filter(|call| call.starts_with("wake function")).count(), 1);
+    let stranger = api.post(OTHER, &format!("/v1/dead-letters/{one}/replay"), &json!(null)).await;
+    stranger.problem(404, "not-found");
     assert_eq!(api.delete(OPERATOR, &format!("/v1/dead-letters/{two}")).await.status, StatusCode::NO_CONTENT);
     api.delete(OPERATOR, &format!("/v1/dead-letters/{two}")).await.problem(404, "not-found");
 }
@@ -68,11 +70,86 @@ async fn dead_letters_are_listed_in_pages_and_by_binding() {
     let page = api.get(OPERATOR, &format!("/v1/dead-letters?binding={a}&limit=2")).await;
     let page: wire::DeadLetters = serde_json::from_value(page.is(200).clone()).unwrap();
     assert_eq!(page.dead_letters.len(), 2);
-    let rest = format!("/v1/dead-letters?binding={a}&limit=2&before={}", page.next.unwrap());
+    let rest = format!("/v1/dead-letters?binding={a}&limit=2&cursor={}", page.next.unwrap());
     let rest = api.get(OPERATOR, &rest).await;
     let rest: wire::DeadLetters = serde_json::from_value(rest.is(200).clone()).unwrap();
     assert_eq!((rest.dead_letters.len(), rest.next), (1, None));
     assert!(rest.dead_letters.iter().chain(&page.dead_letters).all(|letter| letter.binding == a));
+}
+
+#[tokio::test]
+async fn batches_deal_with_what_fits_and_is_the_callers() {
+    let api = Api::new();
+    let bound = api.bind(OPERATOR, &request()).await;
+    for number in 0..3 {
+        api.world.bury(bound, "local", &format!("in/{number}"));
+        api.world.bury(bound, "other", &format!("out/{number}"));
+    }
+    let replay = "/v1/dead-letters/replay";
+    let mut ask = json!({"function": "local/thumb", "limit": 2});
+    let first = api.post(OPERATOR, replay, &ask).await;
+    let first: wire::LetterBatch = serde_json::from_value(first.is(200).clone()).unwrap();
+    assert_eq!((first.done.len(), first.skipped, first.left), (2, 0, 4));
+    ask["cursor"] = first.next.unwrap().into();
+    let second = api.post(OPERATOR, replay, &ask).await;
+    let second: wire::LetterBatch = serde_json::from_value(second.is(200).clone()).unwrap();
+    assert_eq!((second.done.len(), second.next), (1, None));
+
+    let own = api.post(LOCAL, "/v1/dead-letters/discard", &json!({"all": true, "why": "x"})).await;
+    assert_eq!(own.is(200)["done"], json!([]), "what is another platform's is not touched");
+    api.post(LOCAL, replay, &json!({"platform": "other"})).await.problem(400, "bad-request");
+    for wrong in [
+        json!({}),
+        json!({"all": true, "bucket": "photos"}),
+        json!({"all": true, "why": "x"}),
+        json!({"al": true}),
+    ] {
+        api.post(OPERATOR, replay, &wrong).await.problem(400, "bad-request");
+    }
+    for wrong in
+        [json!({"all": true}), json!({"all": true, "why": " "}), json!({"all": true, "why": "x".repeat(501)})]
+    {
+        api.post(OPERATOR, "/v1/dead-letters/discard", &wrong).await.problem(400, "bad-request");
+    }
+    api.get(OPERATOR, "/v1/dead-letters?cursor=x").await.problem(400, "bad-request");
+    api.get(OPERATOR, "/v1/dead-letters?all=true").await.problem(400, "bad-request");
+    assert_eq!(api.world.letters.lock().unwrap().len(), 3);
+    let ask = json!({"platform": "other", "key_prefix": "out/", "why": "not ours"});
+    let discarded = api.post(OPERATOR, "/v1/dead-letters/discard", &ask).await;
+    assert_eq!(discarded.is(200)["done"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn the_quarantine_is_the_operators_to_look_at_try_again_and_discard() {
+    let api = Api::new();
+    let ids = [&b"good"[..], b"b\xffd", b"later", b"orphan"].map(|bytes| api.world.shut_away(bytes));
+    let page = api.get(OPERATOR, "/v1/quarantine?limit=3").await;
+    let page: wire::QuarantinePage = serde_json::from_value(page.is(200).clone()).unwrap();
+    assert_eq!(page.quarantine.iter().map(|item| item.id).collect::<Vec<_>>(), [4, 3, 2]);
+    let rest = api.get(OPERATOR, &format!("/v1/quarantine?before={}", page.next.unwrap())).await;
+    assert_eq!((&rest.is(200)["quarantine"][0]["id"], &rest.body["next"]), (&json!(1), &json!(null)));
+    let shown = api.get(OPERATOR, "/v1/quarantine/2").await;
+    assert_eq!((&shown.is(200)["bytes"], &shown.body["kept"]), (&json!("Yv9k"), &json!(3)));
+
+    let retry = async |id: u64| api.post(OPERATOR, &format!("/v1/quarantine/{id}/retry"), &json!(null)).await;
+    assert_eq!(retry(ids[0]).await.is(200), &json!({"id": 1, "events": 2, "deliveries": 3}));
+    retry(ids[0]).await.problem(404, "not-found");
+    assert!(retry(ids[1]).await.problem(409, "still-quarantined").contains("still not JSON"));
+    let stayed = api.get(OPERATOR, "/v1/quarantine/2").await.body;
+    assert_eq!((&stayed["reason"], &stayed["tries"]), (&json!("still not JSON"), &json!(1)));
+    retry(ids[2]).await.problem(503, "not-safe");
+    retry(ids[3]).await.problem(409, "no-such-source");
+    for (method, path) in [
+        ("GET", "/v1/quarantine"),
+        ("GET", "/v1/quarantine/2"),
+        ("POST", "/v1/quarantine/2/retry"),
+        ("DELETE", "/v1/quarantine/2"),
+    ] {
+        api.send(LOOPBACK, LOCAL, (method, path), "").await.problem(403, "operator-only");
+    }
+    assert_eq!(api.delete(OPERATOR, "/v1/quarantine/2?why=x").await.status, StatusCode::NO_CONTENT);
+    api.delete(OPERATOR, "/v1/quarantine/2").await.problem(404, "not-found");
+    api.get(OPERATOR, "/v1/quarantine/x").await.problem(400, "bad-request");
 }
 
 fn explanation(number: u8, platform: &str, fires: bool) -> Explanation {

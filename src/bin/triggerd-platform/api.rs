@@ -109,9 +109,9 @@ async fn put_rule(
     let rule: Rule = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(Kind::BadRequest, format!("the rule: {error}")))?;
     rule.check().map_err(|detail| Problem::new(Kind::BadRequest, detail))?;
-    if !platform.functions.contains_key(&rule.function) {
-        let detail =
-            format!("there is no function {:?}; the platform's config names the functions", rule.function);
+    let named = [Some(&rule.function), rule.dead_letter_function.as_ref()];
+    if let Some(unknown) = named.into_iter().flatten().find(|name| !platform.functions.contains_key(*name)) {
+        let detail = format!("there is no function {unknown:?}; the platform's config names the functions");
         return Err(Problem::new(Kind::UnknownFunction, detail));
     }
     let state = match platform.config.confirm {

@@ -42,7 +42,7 @@ pub(crate) async fn invoke(
 
     let verified = rule.rule.secret.verify(&signed, &body);
     verified.map_err(disbelieve)?;
-    if rule.rule.function != name {
+    if rule.rule.function != name && rule.rule.dead_letter_function.as_ref() != Some(&name) {
         let detail = format!("the rule is for the function {:?}, not {name:?}", rule.rule.function);
         return Err(Problem::new(Kind::RuleMismatch, detail));
     }

@@ -24,6 +24,9 @@ pub(crate) struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) glob: Option<String>,
     pub(crate) function: String,
+    /// A second function that may be called by this rule: it is given what the first finally failed at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dead_letter_function: Option<String>,
     pub(crate) mode: Mode,
     #[serde(serialize_with = "signature::into_file")]
     pub(crate) secret: Secret,
@@ -119,6 +122,7 @@ impl Rule {
                 other.mode,
             )
             && events(self) == events(other)
+            && self.dead_letter_function == other.dead_letter_function
             && self.secret == other.secret
     }
 }

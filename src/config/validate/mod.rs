@@ -56,6 +56,7 @@ pub(super) fn all(config: &Config, written: &Written) -> Vec<Problem> {
     platforms(config, written, to);
     bindings(config, to);
     dispatch(config, to);
+    dead_letters(config, to);
     to.extend(log(config));
     problems
 }
@@ -299,6 +300,18 @@ fn bindings(config: &Config, to: &mut Vec<Problem>) {
     if !(1..=86_400).contains(&config.bindings.inspect_every_s) {
         let what = format!("bindings cannot be inspected every {} s", config.bindings.inspect_every_s);
         to.push(Problem::error("bindings.inspect_every_s", what, "use a number between 1 and 86400"));
+    }
+}
+
+fn dead_letters(config: &Config, to: &mut Vec<Problem>) {
+    let (retention, notice) = (config.dead_letters.retention_s, config.dead_letters.notice_s);
+    if retention > 315_360_000 {
+        let what = format!("{retention} s are more than ten years");
+        to.push(Problem::error("dead_letters.retention_s", what, "use 0 to keep them whatever their age"));
+    }
+    if !(1..=86_400).contains(&notice) {
+        let what = format!("{notice} s are no notice: dropping is announced a day ahead");
+        to.push(Problem::error("dead_letters.notice_s", what, "use a number between 1 and 86400"));
     }
 }
 

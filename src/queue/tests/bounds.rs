@@ -62,8 +62,8 @@ async fn function_beyond_its_share_overflows_and_others_do_not() {
     assert!(parked[written..].iter().all(|parked| *parked == Parked::Overflow), "{parked:?}");
     assert_eq!(f.queue.park(park(large(50, "g"), NOW)).await.unwrap(), Parked::Written);
 
-    let query = DeadLetterQuery { limit: 99, ..DeadLetterQuery::default() };
-    let letters = f.queue.dead_letters(&query).await.unwrap();
+    let query = LetterQuery { limit: 99, ..LetterQuery::default() };
+    let letters = f.queue.dead_letters(&query).await.unwrap().letters;
     assert_eq!(letters.len(), 15 - written);
     assert_eq!((letters[0].reason, &letters[0].attempts), (DeadReason::Overflow, &vec![attempt(2)]));
 

@@ -4,8 +4,10 @@ mod bounds;
 mod crash;
 mod failure;
 mod group;
+mod handover;
 mod letters;
 mod model;
+mod retention;
 mod stored;
 mod transfer;
 mod verbs;
@@ -141,5 +143,16 @@ fn letter(delivery: Delivery, died_at: Timestamp) -> DeadLetter {
         died_at,
         attempts: Vec::new(),
         replays: 0,
+    }
+}
+
+impl SqliteQueue {
+    /// The newest items of the quarantine, whole.
+    pub(crate) async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, QueueError> {
+        let mut whole = Vec::new();
+        for item in self.quarantine_page(None, limit).await? {
+            whole.extend(self.quarantine_item(item.id).await?.map(|item| item.what));
+        }
+        Ok(whole)
     }
 }

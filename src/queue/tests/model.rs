@@ -132,8 +132,8 @@ async fn compare(f: &Fixture, model: &Model) {
     there.sort();
     assert_eq!(there, expected);
 
-    let query = DeadLetterQuery { limit: 99, ..DeadLetterQuery::default() };
-    let letters = f.queue.dead_letters(&query).await.unwrap();
+    let query = LetterQuery { limit: 99, ..LetterQuery::default() };
+    let letters = f.queue.dead_letters(&query).await.unwrap().letters;
     let mut letters: Vec<_> = letters.into_iter().map(|letter| letter.delivery.id).collect();
     letters.sort();
     dead.sort();

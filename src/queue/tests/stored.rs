@@ -69,8 +69,8 @@ async fn unreadable_letter_is_named_and_leaves_the_list() {
     f.run("UPDATE dead_letter SET reason = 'boredom' WHERE seq = 3").await;
     let error = f.queue.dead_letter(delivery(2, "f").id).await.unwrap_err();
     assert!(matches!(&error, QueueError::Corrupt { table: "dead_letter", column: "reason", .. }), "{error}");
-    let query = DeadLetterQuery { limit: 9, ..DeadLetterQuery::default() };
-    assert_eq!(f.queue.dead_letters(&query).await.unwrap().len(), 2);
+    let query = LetterQuery { limit: 9, ..LetterQuery::default() };
+    assert_eq!(f.queue.dead_letters(&query).await.unwrap().letters.len(), 2);
     assert_eq!(f.queue.quarantined(9).await.unwrap().len(), 1);
     assert!(f.queue.dead_letter(delivery(2, "f").id).await.unwrap().is_none());
 }

@@ -142,7 +142,8 @@ async fn dispose_clears_a_binding_but_for_what_runs() {
 
     let running = [delivery(0, "f").id];
     assert_eq!(f.queue.dispose(binding(1), Disposal::DeadLetter, &running, at(9)).await.unwrap(), 3);
-    let letters = f.queue.dead_letters(&DeadLetterQuery { limit: 9, ..Default::default() }).await.unwrap();
+    let letters =
+        f.queue.dead_letters(&LetterQuery { limit: 9, ..Default::default() }).await.unwrap().letters;
     assert_eq!(letters.len(), 3);
     assert!(letters.iter().all(|l| l.reason == DeadReason::Unbound && l.died_at == at(9)));
     assert_eq!(f.queue.parked_of(binding(1)).await.unwrap(), 1);

@@ -15,6 +15,7 @@ mod disk_move;
 mod fates;
 mod firing;
 mod hostile;
+mod letters;
 mod loops;
 mod neighbours;
 mod pace;
@@ -82,6 +83,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] the_reconciler_rests_when_idle_and_takes_a_hundred_bindings_together within 180;
     };
     tests.extend(refusals());
+    tests.extend(letters::tests());
     tests.extend(firing::matrix());
     tests.extend(several::tests());
     tests.extend(disk::tests());

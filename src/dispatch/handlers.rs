@@ -1,0 +1,88 @@
+//! Sees to it that handler functions are called: looks at every new dead letter once, finds out whether a function is to
+//! be given it, and has a delivery to that function parked. From there on the pump has it.
+//!
+//! A letter whose binding is gone is not handed over: the rule that would allow the call is gone with it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Deliveries, Dispatcher};
+use crate::{
+    domain::delivery::{FunctionRef, Obituary},
+    platform::Driver,
+    queue::{DeadLetter, Handover, QueueError, Unhanded, UnhandedLetter},
+    telemetry::Chain,
+};
+
+/// How often it is looked for new dead letters.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Letters looked at in one go.
+const BATCH: u32 = 200;
+
+impl Dispatcher {
+    /// Looks again and again until a soft stop.
+    pub async fn hand_over_letters(&self) {
+        while !self.inner.soft.is_cancelled() {
+            match self.hand_over().await {
+                Ok(true) => continue,
+                Ok(false) => (),
+                Err(error) => self.note_trouble("hand dead letters over", &error),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => (),
+                () = self.inner.soft.cancelled() => (),
+            }
+        }
+    }
+
+    /// Looks at a batch of letters; whether there may be more.
+    pub(super) async fn hand_over(&self) -> Result<bool, QueueError> {
+        let parts = &self.inner.parts;
+        let unhanded = parts.queue.unhanded(BATCH).await?;
+        let Some(upto) = unhanded.upto else { return Ok(false) };
+        let more = unhanded.letters.len() >= BATCH as usize;
+        let Some(letters) = self.handovers(unhanded).await else { return Ok(false) };
+        let functions: Vec<FunctionRef> = letters.iter().map(|letter| letter.function.clone()).collect();
+        parts.queue.hand_over(letters, upto).await?;
+        for function in functions {
+            self.wake(&function);
+        }
+        Ok(more)
+    }
+
+    /// The letters that a function is to be given; none when the bindings cannot be read now.
+    async fn handovers(&self, unhanded: Unhanded) -> Option<Vec<Handover>> {
+        let parts = &self.inner.parts;
+        let mut letters = Vec::new();
+        for UnhandedLetter { id: letter, binding, platform } in unhanded.letters {
+            let driver: Option<&Arc<dyn Driver>> = parts.drivers.get(&platform);
+            let Some(driver) = driver else { continue };
+            let binding = match parts.bindings.binding(binding).await {
+                Ok(Some(binding)) => binding,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(error = %Chain(error.as_ref()), %binding,
+                        "the local relations cannot be read; handler functions wait");
+                    return None;
+                }
+            };
+            if let Some(handler) = driver.handler(&binding) {
+                let function = FunctionRef { platform, name: handler.into() };
+                letters.push(Handover { letter, function, now: parts.clock.now() });
+            }
+        }
+        Some(letters)
+    }
+}
+
+/// What a handler function is told.
+pub(super) fn obituary(letter: DeadLetter) -> Obituary {
+    Obituary {
+        delivery: letter.delivery.id,
+        function: letter.delivery.function,
+        reason: letter.reason,
+        detail: letter.detail,
+        died_at: letter.died_at,
+        attempts: letter.attempts,
+    }
+}
