@@ -191,6 +191,7 @@ async fn counts_of_an_older_file_are_taken_from_its_rows() {
     // Back to how the file was before the counts.
     f.run(
         "DROP TRIGGER delivery_parked; DROP TRIGGER delivery_gone; DROP TRIGGER delivery_changed;
+         DROP INDEX delivery_of_function;
          ALTER TABLE function DROP COLUMN parked; ALTER TABLE function DROP COLUMN held;
          ALTER TABLE function DROP COLUMN bytes; DELETE FROM _sqlx_migrations WHERE version = 5",
     )
