@@ -68,9 +68,10 @@ impl Dispatcher {
 
     async fn pause(&self, wait: Duration, wakeable: bool) {
         tokio::select! {
-            () = tokio::time::sleep(wait) => (),
-            () = self.inner.pump.notified(), if wakeable => (),
+            biased;
             () = self.inner.soft.cancelled() => (),
+            () = self.inner.pump.notified(), if wakeable => (),
+            () = tokio::time::sleep(wait) => (),
         }
     }
 

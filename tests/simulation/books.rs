@@ -1,0 +1,410 @@
+//! The books: what was promised and what was seen. Whatever does not balance is a violation.
+//!
+//! While the run goes on:
+//!
+//! * a message is acknowledged only when each of its deliveries is on disk, dead, or was answered well;
+//! * no two attempts of one delivery at once; of a function never more than any of its bindings allows;
+//! * no attempt after the delivery's end was recorded, or after the function said yes, within one life (unless the disk
+//!   failed for this event, or the source got it back: then it may be repeated);
+//! * no attempt for a binding that has been held, or gone, for a while;
+//! * what never comes again is on disk before it is fired;
+//! * the delivery of one event to one binding has one id, whatever happens;
+//! * given up only for the reason that is named, and never for its age near a jump of the clock.
+//!
+//! At the end: every message is acknowledged or went back to a source that does not repeat (and was counted as lost);
+//! every delivery of an acknowledged message was answered well, or is a dead letter, or is held for a paused binding.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use triggerd::{
+    domain::{
+        binding::Binding,
+        delivery::{DeadReason, FunctionRef},
+        ids::{BindingId, DeliveryId},
+        outcome::Class,
+    },
+    platform::Call,
+    queue::DeadLetter,
+};
+
+use crate::{
+    disk::Disk,
+    scenario::{Family, Leg, Scenario, Way},
+    world::State,
+};
+
+/// How soon a neighbour of a sick function is served, at the latest.
+const NEIGHBOURLY: Duration = Duration::from_secs(10);
+
+/// For how long a binding may be held or gone until no attempt may begin.
+const HELD: Duration = Duration::from_secs(5);
+
+/// How long after a jump nothing is given up by age.
+const DOUBT: Duration = Duration::from_secs(60);
+
+/// Where a message on its way stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LegState {
+    Open,
+    Acked,
+    /// It went back to a source that never sends again.
+    Lost,
+}
+
+#[derive(Debug, Default)]
+struct EventBook {
+    /// The bindings that matched whenever it was looked for them.
+    matched: Option<BTreeSet<BindingId>>,
+    only_once: bool,
+    first_sent: Option<Duration>,
+    /// This life: the disk failed for it, or its source got it back.
+    excused: bool,
+}
+
+#[derive(Debug, Default)]
+struct Track {
+    event: u32,
+    binding: u8,
+    running: bool,
+    answered_well: u32,
+    function_faults: u32,
+    permanent: u32,
+    broken: u32,
+    /// This life.
+    well_now: bool,
+    recorded_now: Option<&'static str>,
+    row_before: bool,
+}
+
+/// The books of one run.
+pub(crate) struct Books {
+    family: Family,
+    jumps: bool,
+    bindings: BTreeMap<BindingId, (Binding, bool)>,
+    legs: Vec<(Leg, LegState)>,
+    /// Legs that were sent, by number.
+    sent: BTreeSet<usize>,
+    events: BTreeMap<u32, EventBook>,
+    tracks: BTreeMap<DeliveryId, Track>,
+    calling: BTreeMap<FunctionRef, u32>,
+    jumped_at: Option<Duration>,
+    pub(crate) attempts: u64,
+    pub(crate) violations: Vec<String>,
+}
+
+impl Books {
+    pub(crate) fn new(plan: &Scenario) -> Self {
+        let mut events: BTreeMap<u32, EventBook> = BTreeMap::new();
+        for leg in &plan.legs {
+            for event in &leg.events {
+                let book = events.entry(*event).or_insert(EventBook { only_once: true, ..EventBook::default() });
+                book.only_once &= leg.way == Way::No;
+            }
+        }
+        let bindings = plan.bindings.iter().map(|one| (one.binding.id, (one.binding.clone(), one.stays_paused)));
+        Self {
+            family: plan.family,
+            jumps: !plan.jumps.is_empty(),
+            bindings: bindings.collect(),
+            legs: plan.legs.iter().map(|leg| (leg.clone(), LegState::Open)).collect(),
+            sent: BTreeSet::new(),
+            events,
+            tracks: BTreeMap::new(),
+            calling: BTreeMap::new(),
+            jumped_at: None,
+            attempts: 0,
+            violations: Vec::new(),
+        }
+    }
+
+    /// Which event and which binding, for a person.
+    pub(crate) fn name(&self, id: DeliveryId) -> String {
+        self.tracks.get(&id).map_or_else(|| id.to_string(), |track| format!("e{}→b{}", track.event, track.binding))
+    }
+
+    pub(crate) fn begin_life(&mut self, disk: &Disk) {
+        self.calling.clear();
+        self.jumped_at = None;
+        for (id, track) in &mut self.tracks {
+            (track.running, track.well_now, track.recorded_now) = (false, false, None);
+            track.row_before = disk.rows.contains_key(id) || disk.dead.contains_key(id);
+        }
+        for event in self.events.values_mut() {
+            event.excused = false;
+        }
+        // What never comes again was lost with the process, unless it was answered.
+        for leg in &self.sent {
+            let (message, state) = &mut self.legs[*leg];
+            if message.way != Way::Yes && *state == LegState::Open {
+                *state = LegState::Lost;
+            }
+        }
+    }
+
+    pub(crate) fn jumped(&mut self, elapsed: Duration) {
+        self.jumped_at = Some(elapsed);
+    }
+
+    pub(crate) fn sent(&mut self, leg: usize, elapsed: Duration) {
+        self.sent.insert(leg);
+        for event in &self.legs[leg].0.events {
+            if let Some(book) = self.events.get_mut(event) {
+                book.first_sent.get_or_insert(elapsed);
+            }
+        }
+    }
+
+    /// Intake has looked for the bindings of an event.
+    pub(crate) fn matched(&mut self, event: u32, found: impl Iterator<Item = BindingId>) {
+        let found: BTreeSet<BindingId> = found.collect();
+        let Some(book) = self.events.get_mut(&event) else { return };
+        book.matched = Some(match book.matched.take() {
+            Some(before) => before.intersection(&found).copied().collect(),
+            None => found,
+        });
+    }
+
+    /// Something about the delivery failed on disk: its event may be repeated.
+    pub(crate) fn excuse(&mut self, id: DeliveryId) {
+        if let Some(event) = self.tracks.get(&id).map(|track| track.event) {
+            self.excuse_event(event);
+        }
+    }
+
+    fn excuse_event(&mut self, event: u32) {
+        if let Some(book) = self.events.get_mut(&event) {
+            book.excused = true;
+        }
+    }
+
+    /// A verb on a delivery is on disk and was not withheld from who asked.
+    pub(crate) fn recorded(&mut self, id: DeliveryId, verb: &'static str, value: &str) {
+        let Some(track) = self.tracks.get_mut(&id) else { return };
+        match (verb, value) {
+            ("delivered" | "bury", "true") | ("park", "Overflow") => track.recorded_now = Some(verb),
+            _ => (),
+        }
+    }
+
+    fn track(&mut self, id: DeliveryId, event: u32, binding: BindingId) -> &mut Track {
+        let binding = binding.as_bytes()[0];
+        self.tracks.entry(id).or_insert_with(|| Track { event, binding, ..Track::default() })
+    }
+
+    /// Made known before it is parked for the first time, for the trace.
+    pub(crate) fn expect(&mut self, id: DeliveryId, event: u32, binding: BindingId) {
+        self.track(id, event, binding);
+    }
+
+    /// The answer was sent, or the call was dropped.
+    pub(crate) fn call_ended(&mut self, id: DeliveryId, function: &FunctionRef, class: Option<Class>) {
+        if let Some(calling) = self.calling.get_mut(function) {
+            *calling = calling.saturating_sub(1);
+        }
+        let Some(track) = self.tracks.get_mut(&id) else { return };
+        track.running = false;
+        match class {
+            Some(Class::Ok | Class::Accepted) => {
+                track.answered_well += 1;
+                track.well_now = true;
+            }
+            Some(Class::FunctionFault) => track.function_faults += 1,
+            Some(Class::Permanent) => track.permanent += 1,
+            Some(Class::BindingBroken) => track.broken += 1,
+            _ => (),
+        }
+    }
+
+    /// Whether a message may be acknowledged now; what is missing.
+    fn unsafe_deliveries(&self, leg: &Leg, disk: &Disk) -> Option<String> {
+        for number in &leg.events {
+            let book = &self.events[number];
+            for binding in book.matched.iter().flatten() {
+                let found = self.tracks.iter().find(|(_, track)| {
+                    track.event == *number && track.binding == binding.as_bytes()[0]
+                });
+                let is_safe = found.is_some_and(|(id, track)| {
+                    track.answered_well > 0 || disk.rows.contains_key(id) || disk.dead.contains_key(id)
+                });
+                if !is_safe {
+                    return Some(format!("e{number}→b{}", binding.as_bytes()[0]));
+                }
+            }
+        }
+        None
+    }
+
+    fn is_over(&self, leg: usize) -> bool {
+        self.legs[leg].1 != LegState::Open
+    }
+
+    pub(crate) fn open_legs(&self) -> Vec<usize> {
+        (0..self.legs.len()).filter(|leg| !self.is_over(*leg)).collect()
+    }
+}
+
+/// What is checked against the rest of the world.
+impl State {
+    /// A source heard that a message is safe.
+    pub(crate) fn acknowledged(&mut self, leg: usize) -> Option<String> {
+        let (message, _) = self.books.legs[leg].clone();
+        self.books.legs[leg].1 = LegState::Acked;
+        if message.way == Way::Twin {
+            return None;
+        }
+        if message.events.is_empty() {
+            let kept = !self.disk.quarantine.is_empty();
+            return (!kept).then(|| format!("message {leg} was acknowledged and is not in quarantine"));
+        }
+        // A panic in matching puts the whole message into quarantine.
+        let quarantined = self.disk.quarantine.iter().any(|item| item.bytes == crate::source::body(&message));
+        let missing = self.books.unsafe_deliveries(&message, &self.disk).filter(|_| !quarantined)?;
+        Some(format!("message {leg} was acknowledged while {missing} was neither settled nor parked"))
+    }
+
+    /// A source heard, by silence, that a message is not safe.
+    pub(crate) fn given_back(&mut self, leg: usize) {
+        let message = self.books.legs[leg].0.clone();
+        for event in message.events {
+            self.books.excuse_event(event);
+        }
+        if message.way != Way::Yes && !self.books.is_over(leg) {
+            self.books.legs[leg].1 = LegState::Lost;
+        }
+    }
+
+    /// An attempt begins; everything that is wrong with that.
+    pub(crate) fn call_begins(&mut self, call: &Call<'_>) -> Vec<String> {
+        let (delivery, binding) = (call.delivery, call.binding);
+        let number = crate::source::number_of(&delivery.event.key);
+        let mut wrong = Vec::new();
+        let on_disk = self.disk.rows.contains_key(&delivery.id);
+        let unfit = self.relating.unfit_for(binding.id, self.elapsed());
+        let books = &mut self.books;
+        books.attempts += 1;
+        let other = books.tracks.iter().find(|(id, track)| {
+            **id != delivery.id && track.event == number && track.binding == binding.id.as_bytes()[0]
+        });
+        if other.is_some() {
+            wrong.push("the delivery has another id than before".to_owned());
+        }
+        let (excused, only_once) =
+            books.events.get(&number).map_or((false, false), |book| (book.excused, book.only_once));
+        let track = books.track(delivery.id, number, binding.id);
+        if track.running {
+            wrong.push("two attempts of it at once".to_owned());
+        }
+        // A repeat of an event of before the restart is not known any more.
+        let excused = excused || track.row_before;
+        if let (Some(verb), false) = (track.recorded_now, excused) {
+            wrong.push(format!("an attempt after its end was recorded ({verb})"));
+        }
+        if track.well_now && !excused {
+            wrong.push("an attempt after the function had said yes".to_owned());
+        }
+        let is_new = track.answered_well == 0 && !on_disk && !excused && track.recorded_now.is_none();
+        if only_once && is_new {
+            wrong.push("its source never redelivers, and it is fired before it is on disk".to_owned());
+        }
+        if unfit.is_some_and(|since| since > HELD) {
+            wrong.push("its binding has been held or gone for a while".to_owned());
+        }
+        track.running = true;
+        let calling = books.calling.entry(delivery.function.clone()).or_default();
+        *calling += 1;
+        let of_it = books.bindings.values().filter(|(one, _)| one.spec.function.to_ref() == delivery.function);
+        let most = of_it.map(|(one, _)| one.spec.concurrency).max().unwrap_or(1);
+        if *calling > most {
+            wrong.push(format!("{calling} calls of its function at once, of {most}"));
+        }
+        if delivery.function != binding.spec.function.to_ref() {
+            wrong.push("its function changed".to_owned());
+        }
+        let name = self.books.name(delivery.id);
+        wrong.into_iter().map(|what| format!("{name}: {what}")).collect()
+    }
+
+    /// The first good answer of a neighbour's function comes soon.
+    pub(crate) fn is_late(&self, id: DeliveryId) -> Option<String> {
+        let track = self.books.tracks.get(&id)?;
+        if self.books.family != Family::Neighbours || track.answered_well != 1 || track.binding != 2 {
+            return None;
+        }
+        let waited = self.elapsed().saturating_sub(self.books.events.get(&track.event)?.first_sent?);
+        (waited > NEIGHBOURLY).then(|| format!("{} waited {waited:?} beside a sick function", self.books.name(id)))
+    }
+
+    /// A delivery is given up; what is wrong with that.
+    pub(crate) fn given_up(&self, letter: &DeadLetter) -> Option<String> {
+        let id = letter.delivery.id;
+        let track = self.books.tracks.get(&id)?;
+        let (binding, _) = self.books.bindings.get(&letter.delivery.binding)?;
+        let jumped = self.books.jumped_at.map(|at| self.elapsed().saturating_sub(at));
+        let in_doubt = jumped.is_some_and(|since| since > Duration::from_millis(500) && since < DOUBT);
+        let is_right = match letter.reason {
+            DeadReason::TooOld => self.books.jumps && !in_doubt,
+            DeadReason::Permanent => track.permanent > 0 || track.broken > 1,
+            DeadReason::AttemptsExhausted => track.function_faults >= binding.spec.retry.max_attempts,
+            DeadReason::Unbound => self.relating.unfit_for(binding.id, self.elapsed()).is_some(),
+            _ => true,
+        };
+        let name = self.books.name(id);
+        (!is_right).then(|| format!("{name} was given up as {:?}, which is not so: {track:?}", letter.reason))
+    }
+
+    /// What keeps the books from being closed.
+    pub(crate) fn open_matters(&self) -> Vec<String> {
+        let books = &self.books;
+        let mut open: Vec<String> = books
+            .open_legs()
+            .into_iter()
+            .map(|leg| format!("message {leg} ({:?}) is neither acknowledged nor lost", books.legs[leg].0))
+            .collect();
+        let acked = books.legs.iter().filter(|(leg, state)| *state == LegState::Acked && leg.way != Way::Twin);
+        for (leg, _) in acked {
+            let quarantined = self.disk.quarantine.iter().any(|item| item.bytes == crate::source::body(leg));
+            for number in leg.events.iter().filter(|_| !quarantined) {
+                open.extend(self.lost(*number).map(|what| format!("{what} was acknowledged and is lost")));
+            }
+        }
+        for (id, row) in &self.disk.rows {
+            let paused = books.bindings.get(&row.delivery.binding).is_some_and(|(_, paused)| *paused);
+            if !(row.held_since.is_some() && paused) {
+                open.push(format!("{} is still parked: due {}", books.name(*id), row.due));
+            }
+            if self.disk.dead.contains_key(id) {
+                open.push(format!("{} is parked and dead", books.name(*id)));
+            }
+        }
+        let running = books.tracks.iter().filter(|(_, track)| track.running);
+        open.extend(running.map(|(id, _)| format!("{} is still running", books.name(*id))));
+        open
+    }
+
+    /// The deliveries of an event that nobody has.
+    fn lost(&self, number: u32) -> Option<String> {
+        for binding in self.books.events[&number].matched.iter().flatten() {
+            let found = self.books.tracks.iter().any(|(id, track)| {
+                track.event == number
+                    && track.binding == binding.as_bytes()[0]
+                    && (track.answered_well > 0
+                        || self.disk.rows.contains_key(id)
+                        || self.disk.dead.contains_key(id))
+            });
+            if !found {
+                return Some(format!("e{number}→b{}", binding.as_bytes()[0]));
+            }
+        }
+        None
+    }
+
+    /// Deliveries by their ends, for the summary: answered well, dead, held; messages lost.
+    pub(crate) fn sums(&self) -> [u64; 4] {
+        let well = self.books.tracks.values().filter(|track| track.answered_well > 0).count();
+        let lost = self.books.legs.iter().filter(|(_, state)| *state == LegState::Lost).count();
+        [well, self.disk.dead.len(), self.disk.rows.len(), lost].map(|count| count as u64)
+    }
+}
