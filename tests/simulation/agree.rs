@@ -96,7 +96,9 @@ impl Pair {
                 let letter = DeadLetter { delivery: one, reason, detail, died_at: due, attempts, replays: 0 };
                 ("bury", both(&disk.bury(letter.clone()), &queue.bury(letter).await))
             }
-            8 => ("hold", both(&disk.hold(binding, held, due), &queue.hold(binding, held, due).await.unwrap())),
+            8 => {
+                ("hold", both(&disk.hold(binding, held, due), &queue.hold(binding, held, due).await.unwrap()))
+            }
             9 => {
                 let disposal = if held { Disposal::Discard } else { Disposal::DeadLetter };
                 let theirs = queue.dispose(binding, disposal, &[id], due).await.unwrap();
@@ -146,7 +148,8 @@ impl Pair {
         ours.push(ids(&self.disk.dead_letters(&query)));
         theirs.push(ids(&self.queue.dead_letters(&query).await.unwrap()));
         ours.push(format!("{:?}{:?}", self.disk.backlog(), self.disk.held_bindings()));
-        let (backlog, held) = (self.queue.backlog().await.unwrap(), self.queue.held_bindings().await.unwrap());
+        let (backlog, held) =
+            (self.queue.backlog().await.unwrap(), self.queue.held_bindings().await.unwrap());
         theirs.push(format!("{backlog:?}{held:?}"));
         [ours.join("\n"), theirs.join("\n")]
     }

@@ -75,7 +75,7 @@ impl Relating {
 
     /// Takes over what has become visible; all of it when `now` is none.
     pub(crate) fn follow(&mut self, now: Option<Duration>, elapsed: Duration) {
-        if !self.mirror_at.is_some_and(|at| now.is_none_or(|now| at <= now)) {
+        if self.mirror_at.is_none_or(|at| now.is_some_and(|now| at > now)) {
             return;
         }
         self.mirror_at = None;

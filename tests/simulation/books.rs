@@ -39,11 +39,14 @@ use crate::{
 /// How soon a neighbour of a sick function is served, at the latest.
 const NEIGHBOURLY: Duration = Duration::from_secs(10);
 
+/// How long a delivery may be due while its function is idle, where nothing fails: far less than from sweep to sweep.
+const OVERDUE: Duration = Duration::from_secs(4);
+
 /// For how long a binding may be held or gone until no attempt may begin.
 const HELD: Duration = Duration::from_secs(5);
 
 /// How long after a jump nothing is given up by age.
-const DOUBT: Duration = Duration::from_secs(60);
+const DOUBT: Duration = Duration::from_mins(1);
 
 /// Where a message on its way stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +92,8 @@ pub(crate) struct Books {
     sent: BTreeSet<usize>,
     events: BTreeMap<u32, EventBook>,
     tracks: BTreeMap<DeliveryId, Track>,
-    calling: BTreeMap<FunctionRef, u32>,
+    /// Calls under way, and since when it has been as many.
+    calling: BTreeMap<FunctionRef, (u32, Duration)>,
     jumped_at: Option<Duration>,
     pub(crate) attempts: u64,
     pub(crate) violations: Vec<String>,
@@ -100,11 +104,13 @@ impl Books {
         let mut events: BTreeMap<u32, EventBook> = BTreeMap::new();
         for leg in &plan.legs {
             for event in &leg.events {
-                let book = events.entry(*event).or_insert(EventBook { only_once: true, ..EventBook::default() });
+                let book =
+                    events.entry(*event).or_insert(EventBook { only_once: true, ..EventBook::default() });
                 book.only_once &= leg.way == Way::No;
             }
         }
-        let bindings = plan.bindings.iter().map(|one| (one.binding.id, (one.binding.clone(), one.stays_paused)));
+        let bindings =
+            plan.bindings.iter().map(|one| (one.binding.id, (one.binding.clone(), one.stays_paused)));
         Self {
             family: plan.family,
             jumps: !plan.jumps.is_empty(),
@@ -122,7 +128,9 @@ impl Books {
 
     /// Which event and which binding, for a person.
     pub(crate) fn name(&self, id: DeliveryId) -> String {
-        self.tracks.get(&id).map_or_else(|| id.to_string(), |track| format!("e{}→b{}", track.event, track.binding))
+        self.tracks
+            .get(&id)
+            .map_or_else(|| id.to_string(), |track| format!("e{}→b{}", track.event, track.binding))
     }
 
     pub(crate) fn begin_life(&mut self, disk: &Disk) {
@@ -200,9 +208,14 @@ impl Books {
     }
 
     /// The answer was sent, or the call was dropped.
-    pub(crate) fn call_ended(&mut self, id: DeliveryId, function: &FunctionRef, class: Option<Class>) {
+    pub(crate) fn call_ended(
+        &mut self,
+        id: DeliveryId,
+        function: &FunctionRef,
+        (class, elapsed): (Option<Class>, Duration),
+    ) {
         if let Some(calling) = self.calling.get_mut(function) {
-            *calling = calling.saturating_sub(1);
+            *calling = (calling.0.saturating_sub(1), elapsed);
         }
         let Some(track) = self.tracks.get_mut(&id) else { return };
         track.running = false;
@@ -223,9 +236,10 @@ impl Books {
         for number in &leg.events {
             let book = &self.events[number];
             for binding in book.matched.iter().flatten() {
-                let found = self.tracks.iter().find(|(_, track)| {
-                    track.event == *number && track.binding == binding.as_bytes()[0]
-                });
+                let found = self
+                    .tracks
+                    .iter()
+                    .find(|(_, track)| track.event == *number && track.binding == binding.as_bytes()[0]);
                 let is_safe = found.is_some_and(|(id, track)| {
                     track.answered_well > 0 || disk.rows.contains_key(id) || disk.dead.contains_key(id)
                 });
@@ -281,8 +295,9 @@ impl State {
         let (delivery, binding) = (call.delivery, call.binding);
         let number = crate::source::number_of(&delivery.event.key);
         let mut wrong = Vec::new();
+        let elapsed = self.elapsed();
         let on_disk = self.disk.rows.contains_key(&delivery.id);
-        let unfit = self.relating.unfit_for(binding.id, self.elapsed());
+        let unfit = self.relating.unfit_for(binding.id, elapsed);
         let books = &mut self.books;
         books.attempts += 1;
         let other = books.tracks.iter().find(|(id, track)| {
@@ -313,9 +328,10 @@ impl State {
             wrong.push("its binding has been held or gone for a while".to_owned());
         }
         track.running = true;
-        let calling = books.calling.entry(delivery.function.clone()).or_default();
-        *calling += 1;
-        let of_it = books.bindings.values().filter(|(one, _)| one.spec.function.to_ref() == delivery.function);
+        let (calling, since) = books.calling.entry(delivery.function.clone()).or_default();
+        (*calling, *since) = (*calling + 1, elapsed);
+        let of_it =
+            books.bindings.values().filter(|(one, _)| one.spec.function.to_ref() == delivery.function);
         let most = of_it.map(|(one, _)| one.spec.concurrency).max().unwrap_or(1);
         if *calling > most {
             wrong.push(format!("{calling} calls of its function at once, of {most}"));
@@ -334,7 +350,21 @@ impl State {
             return None;
         }
         let waited = self.elapsed().saturating_sub(self.books.events.get(&track.event)?.first_sent?);
-        (waited > NEIGHBOURLY).then(|| format!("{} waited {waited:?} beside a sick function", self.books.name(id)))
+        (waited > NEIGHBOURLY)
+            .then(|| format!("{} waited {waited:?} beside a sick function", self.books.name(id)))
+    }
+
+    /// A delivery that is due, and that nobody takes up though its function is idle.
+    pub(crate) fn is_overdue(&self) -> Option<String> {
+        let (now, elapsed) = (self.now(), self.elapsed());
+        let row = self.disk.rows.values().find(|row| {
+            let (calling, since) =
+                self.books.calling.get(&row.delivery.function).copied().unwrap_or_default();
+            let idle = calling == 0 && elapsed.saturating_sub(since.max(self.life_began())) > OVERDUE;
+            let due = row.held_since.is_none() && now.since(row.due) > OVERDUE;
+            idle && due && self.relating.unfit_for(row.delivery.binding, elapsed).is_none()
+        })?;
+        Some(format!("{} was due at {} and is not taken up", self.books.name(row.delivery.id), row.due))
     }
 
     /// A delivery is given up; what is wrong with that.
@@ -349,7 +379,7 @@ impl State {
             DeadReason::Permanent => track.permanent > 0 || track.broken > 1,
             DeadReason::AttemptsExhausted => track.function_faults >= binding.spec.retry.max_attempts,
             DeadReason::Unbound => self.relating.unfit_for(binding.id, self.elapsed()).is_some(),
-            _ => true,
+            DeadReason::Overflow => true,
         };
         let name = self.books.name(id);
         (!is_right).then(|| format!("{name} was given up as {:?}, which is not so: {track:?}", letter.reason))
@@ -363,7 +393,8 @@ impl State {
             .into_iter()
             .map(|leg| format!("message {leg} ({:?}) is neither acknowledged nor lost", books.legs[leg].0))
             .collect();
-        let acked = books.legs.iter().filter(|(leg, state)| *state == LegState::Acked && leg.way != Way::Twin);
+        let acked =
+            books.legs.iter().filter(|(leg, state)| *state == LegState::Acked && leg.way != Way::Twin);
         for (leg, _) in acked {
             let quarantined = self.disk.quarantine.iter().any(|item| item.bytes == crate::source::body(leg));
             for number in leg.events.iter().filter(|_| !quarantined) {

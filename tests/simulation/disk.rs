@@ -217,8 +217,14 @@ impl Disk {
             self.rows.remove(&id);
             if disposal == Disposal::DeadLetter {
                 let reason = DeadReason::Unbound;
-                let letter =
-                    DeadLetter { delivery, reason, detail: "unbound".into(), died_at: now, attempts, replays };
+                let letter = DeadLetter {
+                    delivery,
+                    reason,
+                    detail: "unbound".into(),
+                    died_at: now,
+                    attempts,
+                    replays,
+                };
                 let seq = self.next_seq();
                 self.dead.insert(id, (seq, letter));
             }

@@ -111,19 +111,15 @@ impl Relations for SimRelations {
         Err(unavailable())
     }
 
-    async fn unbind(
-        &self,
-        id: BindingId,
-        _: &str,
-        _: Timestamp,
-    ) -> Result<Option<Binding>, RelationsError> {
+    async fn unbind(&self, id: BindingId, _: &str, _: Timestamp) -> Result<Option<Binding>, RelationsError> {
         self.write(|state| {
             change(
                 state,
                 id,
                 |binding| binding.state != State::Unbinding,
                 |binding| {
-                    (binding.wanted, binding.state, binding.reason) = (Wanted::Absent, State::Unbinding, None);
+                    (binding.wanted, binding.state, binding.reason) =
+                        (Wanted::Absent, State::Unbinding, None);
                     binding.clone()
                 },
             )

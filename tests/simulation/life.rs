@@ -34,8 +34,8 @@ use crate::{
     world::{SimClock, World},
 };
 
-/// How long everything may take to be settled once everything is well.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long everything may take to be settled once everything is well; longer where the reconciler must mend first.
+const PATIENCE: [Duration; 2] = [Duration::from_mins(2), Duration::from_mins(10)];
 
 /// How long it is watched after everything was settled: longer than the time between two sweeps.
 const WATCHED: Duration = Duration::from_secs(40);
@@ -60,7 +60,8 @@ struct Life {
 
 /// Lives once, in a runtime of its own.
 pub(crate) fn live(world: &Arc<World>) -> End {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let end = runtime.block_on(async {
         world.begin_life();
         let end = tokio::select! {
@@ -129,6 +130,7 @@ async fn run(world: &Arc<World>) -> End {
         tokio::spawn(damage(Arc::clone(world), handle));
     }
     tokio::spawn(operate(Arc::clone(world), Arc::new(dispatcher.clone())));
+    tokio::spawn(watch(Arc::clone(world)));
     tokio::spawn(jumps(Arc::clone(world)));
     tokio::spawn(hiccups(Arc::clone(world)));
     let pump = {
@@ -187,7 +189,8 @@ impl Life {
 
     /// Until nothing is open, and some time longer.
     async fn settle(&self) {
-        let patient_until = self.world.state().elapsed() + PATIENCE;
+        let patience = PATIENCE[usize::from(self.world.plan.family == Family::Handshake)];
+        let patient_until = self.world.state().elapsed() + patience;
         loop {
             let open = self.world.state().open_matters();
             if open.is_empty() {
@@ -287,11 +290,28 @@ async fn jumps(world: Arc<World>) {
         if at < elapsed {
             continue;
         }
-        sleep(at - elapsed).await;
+        sleep(at.saturating_sub(elapsed)).await;
         world.jump(by);
         if let Some(after) = back {
             sleep(after).await;
             world.jump(-by);
+        }
+    }
+}
+
+/// Where nothing fails, nobody waits for the next sweep.
+async fn watch(world: Arc<World>) {
+    let plan = &world.plan;
+    let disk = &plan.disk;
+    let sick = disk.fails + disk.lies + disk.unreadable + plan.unreadable > 0 || disk.outage.is_some();
+    if sick || !plan.jumps.is_empty() || !plan.stops.is_empty() || disk.room < usize::MAX {
+        return;
+    }
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        let overdue = world.state().is_overdue();
+        if let Some(overdue) = overdue {
+            return world.violation(format_args!("{overdue}"));
         }
     }
 }

@@ -31,8 +31,10 @@ pub fn mutated(name: &str) -> bool {
 
 fn mutations() -> Result<Vec<Mutation>, String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulation/mutations");
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(&folder).map_err(|error| error.to_string())?.map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
+        .map_err(|error| error.to_string())?
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "mutation"));
     files.sort();
     files.iter().map(|file| parse(file)).collect()
@@ -63,7 +65,11 @@ fn apart(text: &str) -> String {
     let version = concat!("version = \"", env!("CARGO_PKG_VERSION"), "\"");
     let own = format!("name = \"triggerd\"\n{version}");
     let text = text.replacen(&own, "name = \"triggerd\"\nversion = \"0.0.0-mutated\"", 1);
-    let text = text.replacen("\ndefault-run = \"triggerd\"", "\nautobins = false\nautotests = false\nautobenches = false", 1);
+    let text = text.replacen(
+        "\ndefault-run = \"triggerd\"",
+        "\nautobins = false\nautotests = false\nautobenches = false",
+        1,
+    );
     let others = ["[[bin]]", "[[bench]]", "name = \"it\""];
     text.split_inclusive("\n\n").filter(|block| !others.iter().any(|name| block.contains(name))).collect()
 }
@@ -77,7 +83,9 @@ pub(crate) fn put_into(tree: &Path, really: bool) -> Result<usize, String> {
             let path = tree.join(&place.file);
             let text = match texts.remove(&path) {
                 Some(text) => text,
-                None => fs::read_to_string(&path).map_err(|error| format!("{name}: {}: {error}", place.file))?,
+                None => {
+                    fs::read_to_string(&path).map_err(|error| format!("{name}: {}: {error}", place.file))?
+                }
             };
             let found = text.matches(&place.old).count();
             if found != 1 {

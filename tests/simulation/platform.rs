@@ -45,7 +45,11 @@ impl Drop for Calling<'_> {
             return;
         }
         self.world.note(format_args!("{name} answered {class:?}"));
-        self.world.state().books.call_ended(self.id, &self.function, class);
+        {
+            let state = &mut *self.world.state();
+            let elapsed = state.elapsed();
+            state.books.call_ended(self.id, &self.function, (class, elapsed));
+        }
         let late = self.world.state().is_late(self.id);
         if let Some(late) = late {
             self.world.violation(format_args!("{late}"));

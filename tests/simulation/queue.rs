@@ -40,10 +40,17 @@ enum Fate {
 
 type Answer = Box<dyn FnOnce() + Send>;
 
+type Apply = Box<dyn FnOnce(Fate, &World) -> Answer + Send>;
+
+type Sender<T> = oneshot::Sender<Result<T, QueueError>>;
+
+/// What is told to who asked for a park that was withdrawn.
+type Withdrawn<T> = Box<dyn FnOnce(Sender<T>) + Send>;
+
 struct Job {
     ticket: Option<Ticket>,
     withdrawn: Box<dyn FnOnce() + Send>,
-    apply: Box<dyn FnOnce(Fate, &World) -> Answer + Send>,
+    apply: Apply,
 }
 
 /// The queue of one life.
@@ -85,7 +92,10 @@ impl SimQueue {
             let mut sealed = Vec::with_capacity(batch.len());
             for job in batch {
                 match &job.ticket {
-                    Some(ticket) if !ticket.seal() => (job.withdrawn)(),
+                    Some(ticket) if !ticket.seal() => {
+                        self.world.note(format_args!("  queue: a park was withdrawn"));
+                        (job.withdrawn)();
+                    }
                     _ => sealed.push(job),
                 }
             }
@@ -98,8 +108,7 @@ impl SimQueue {
             if fate != Fate::Committed {
                 self.world.note(format_args!("a commit of {} fails: {fate:?}", sealed.len()));
             }
-            let answers: Vec<Answer> =
-                sealed.into_iter().map(|job| (job.apply)(fate, &self.world)).collect();
+            let answers: Vec<Answer> = sealed.into_iter().map(|job| (job.apply)(fate, &self.world)).collect();
             self.world.step("a commit's answers").await;
             for answer in answers {
                 answer();
@@ -139,8 +148,8 @@ impl SimQueue {
         about: Option<DeliveryId>,
         ticket: Option<Ticket>,
         (sender, withdrawn, act): (
-            oneshot::Sender<Result<T, QueueError>>,
-            Box<dyn FnOnce(oneshot::Sender<Result<T, QueueError>>) + Send>,
+            Sender<T>,
+            Withdrawn<T>,
             impl FnOnce(&mut Disk) -> Result<T, QueueError> + Send + 'static,
         ),
     ) {
@@ -214,7 +223,7 @@ impl Queue for SimQueue {
     async fn park(&self, park: Park) -> Result<Parked, QueueError> {
         let (id, ticket) = (park.delivery.id, park.ticket.clone());
         let (sender, answer) = oneshot::channel();
-        let withdrawn = |sender: oneshot::Sender<_>| drop(sender.send(Ok(Parked::Withdrawn)));
+        let withdrawn = |sender: Sender<Parked>| drop(sender.send(Ok(Parked::Withdrawn)));
         let act = move |disk: &mut Disk| disk.park(park);
         self.push("park", Some(id), Some(ticket), (sender, Box::new(withdrawn), act)).await;
         answer.await.unwrap_or(Err(QueueError::Closed))

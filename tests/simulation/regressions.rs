@@ -4,7 +4,4 @@
 //! the sentence names.
 
 /// The seeds, each with what it found.
-pub(crate) const SEEDS: [(u64, &str); 1] = [(
-    0,
-    "the simulation itself: time was read outside of the runtime, so that two runs differed",
-)];
+pub(crate) const SEEDS: [(u64, &str); 0] = [];

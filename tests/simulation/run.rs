@@ -53,8 +53,8 @@ pub(crate) fn run(seed: u64, verbose: bool) -> Ran {
     }
     let (trace, lines) = world.trace();
     let state = world.state_after();
-    let (lives, attempts, sums) = (state.life, state.books.attempts, state.sums());
-    Ran { trace, lines, lives, attempts, sums, violations }
+    let (attempts, sums) = (state.books.attempts, state.sums());
+    Ran { trace, lines, lives: state.life, attempts, sums, violations }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -68,12 +68,14 @@ pub(crate) fn main() -> ExitCode {
         return if ran.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Some(tree) = env::var_os("MUTATE") {
-        return told(mutations::put_into(Path::new(&tree), true).map(|count| format!("{count} bugs are put in")));
+        return told(
+            mutations::put_into(Path::new(&tree), true).map(|count| format!("{count} bugs are put in")),
+        );
     }
     if env::var_os("CHECKS").is_none() && checks() == ExitCode::FAILURE {
         return ExitCode::FAILURE;
     }
-    let budget = number("SECONDS").map(Duration::from_secs);
+    let budget = number("SIMULATE_SECONDS").map(Duration::from_secs);
     let seeds = number("SEEDS").unwrap_or(if budget.is_some() { u64::MAX } else { 1_000 });
     campaign(number("START").unwrap_or(0), seeds, budget)
 }
@@ -132,7 +134,7 @@ fn campaign(start: u64, seeds: u64, budget: Option<Duration>) -> ExitCode {
                 return;
             }
             let ran = run(seed, false);
-            if seed % 50 == 0 && run(seed, false).trace != ran.trace {
+            if seed.is_multiple_of(50) && run(seed, false).trace != ran.trace {
                 let violations = vec!["two runs of it differ".to_owned()];
                 failed.lock().unwrap().push((seed, Ran { violations, ..ran.clone() }));
             }
@@ -178,7 +180,10 @@ fn campaign(start: u64, seeds: u64, budget: Option<Duration>) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long it took in fact, which decides nothing but when to end")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long it took in fact, which decides nothing but when to end"
+)]
 fn clock() -> Instant {
     Instant::now()
 }

@@ -43,7 +43,8 @@ pub(crate) fn scan(sources: &Path) -> (Vec<String>, usize) {
         let text = std::fs::read_to_string(file).unwrap();
         let name = file.strip_prefix(sources).unwrap_or(file).display().to_string();
         if !AT_HOME.contains(&name.as_str()) {
-            wrong.extend(wrong_in(&text).into_iter().map(|(line, what)| format!("src/{name}:{line}: {what}")));
+            wrong
+                .extend(wrong_in(&text).into_iter().map(|(line, what)| format!("src/{name}:{line}: {what}")));
         }
     }
     (wrong, files.len())
@@ -55,7 +56,9 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) {
         let mut entries: Vec<PathBuf> =
             std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
         entries.sort();
-        entries.iter().for_each(|entry| collect(entry, files));
+        for entry in &entries {
+            collect(entry, files);
+        }
         return;
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

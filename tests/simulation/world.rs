@@ -95,6 +95,10 @@ impl State {
         self.time.wall()
     }
 
+    pub(crate) fn life_began(&self) -> Duration {
+        self.time.before
+    }
+
     pub(crate) fn is_crashed(&self) -> bool {
         self.crashed
     }
@@ -182,7 +186,7 @@ impl World {
     /// Counts one step; does not return when the process dies at it, or has died.
     pub(crate) async fn step(&self, at: &str) {
         if self.dies(at) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
