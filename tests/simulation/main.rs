@@ -3,7 +3,7 @@
 //! `make simulate SEEDS=10000` runs so many seeds, each on one thread with a runtime whose time is paused; `SEED=n`
 //! replays one and prints what happened. Everything outside of the core is simulated: sources, the queue with its disk,
 //! relations and mirror, platforms, the wall clock, the end of the process. Read `world` for time and crashes, `scenario`
-//! for what a seed means, `books` for what must hold, `life` for how the parts are joined.
+//! for what a seed means, `books` and `balance` for what must hold, `life` for how the parts are joined.
 //!
 //! **A seed replays exactly.** Nothing in the core may depend on anything but its inputs: `scan` holds its sources
 //! against that, and some seeds of each run are run twice and their traces compared. **The simulated queue is the real
@@ -20,6 +20,7 @@
 )]
 
 mod agree;
+mod balance;
 mod bindings;
 mod books;
 mod chance;
