@@ -24,6 +24,7 @@ mod callbacks;
 mod connections;
 mod dead_letters;
 mod extract;
+mod functions;
 mod health;
 mod matching;
 mod nodes;
@@ -142,6 +143,7 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
             .route("/v1/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::discard))
             .route("/v1/dead-letters/{id}/replay", post(dead_letters::replay))
             .route("/v1/match", post(matching::explain))
+            .route("/v1/functions", get(functions::list))
             .route("/v1/outcomes", get(outcomes::list))
             .route("/v1/nodes", get(nodes::list))
             .route("/v1/nodes/{name}", delete(nodes::forget)),

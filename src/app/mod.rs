@@ -39,7 +39,7 @@ use crate::{
     dispatch::{self, Dispatcher, callback::Callbacks},
     domain::{clock::Clock, delivery::DeadReason, entropy::Entropy},
     lifecycle::{Stop, Workers, feed_watchdog, tell_systemd},
-    telemetry::{Metric, Recent, logging},
+    telemetry::{Chain, Metric, Recent, logging},
 };
 
 /// Recent outcomes that are remembered.
@@ -136,6 +136,9 @@ impl Daemon {
             clock: Arc::clone(&foundation.clock),
             entropy: Arc::clone(&foundation.entropy),
         });
+        if let Err(error) = dispatcher.restore().await {
+            tracing::error!(error = %Chain(&error), "which functions were away before the restart cannot be read");
+        }
         let (reconciler, handle) = binding::Reconciler::new(
             binding::Parts {
                 relations: Arc::clone(&foundation.authority),

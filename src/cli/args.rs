@@ -69,6 +69,8 @@ pub(super) enum Command {
     /// Show what fired lately on this daemon, and what came of it; newest first.
     #[command(after_help = OUTCOMES)]
     Outcomes(OutcomesArgs),
+    /// Show how each function flows on this daemon: what waits, how fast it drains, its limits and circuit breaker.
+    Functions,
     /// List the daemons that share the relations, or forget one that will not return.
     Nodes(NodesArgs),
     /// Print a script that completes these commands in a shell.
@@ -145,7 +147,10 @@ pub(super) struct BindArgs {
     /// Most calls of the function at once; 16 when not given.
     #[arg(long, value_name = "NUMBER")]
     pub(super) concurrency: Option<u32>,
-    /// Failed attempts after which a delivery becomes a dead letter; 8 when not given.
+    /// Most calls of the function in a second, such as 50 or 0.5; what exceeds it waits. No limit when not given.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) rate_limit: Option<f64>,
+    /// Failed attempts after which a delivery becomes a dead letter; 10 when not given.
     #[arg(long, value_name = "NUMBER")]
     pub(super) max_attempts: Option<u32>,
     /// The bound of the first wait between attempts; 1s when not given. It doubles each time.

@@ -164,17 +164,18 @@ async fn bind_follows_the_handshake_until_it_is_active() {
     assert!(lines[0].ends_with("is pending"), "{}", ran.out);
     assert!(lines[1].ends_with("is active: every daemon knows it"), "{}", ran.out);
     let binding = host.world.bindings.lock().unwrap().values().next().unwrap().clone();
-    assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 8));
+    assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 10));
 }
 
 #[tokio::test]
 async fn bind_sends_every_setting() {
     let host = Host::new().await;
     let settings = "--async --payload s3-records --timeout 2s --max-event-age 1h --concurrency 3 --max-attempts 2 \
-                    --first-wait 50ms --ignore-principal etl --storage main --suffix .jpg --wait 0s --json";
+                    --first-wait 50ms --rate-limit 2.5 --ignore-principal etl --storage main --suffix .jpg --wait 0s --json";
     let json = host.run(&format!("{BIND} {settings}")).await.json();
     assert_eq!((&json["mode"], &json["payload"]), (&"async".into(), &"s3-records".into()));
     assert_eq!((&json["timeout_ms"], &json["max_event_age_s"]), (&2_000.into(), &3_600.into()));
+    assert_eq!(json["rate_limit"], 2.5);
     assert_eq!((&json["concurrency"], &json["suffix"]), (&3.into(), &".jpg".into()));
     assert_eq!(
         json["retry"],
@@ -444,4 +445,17 @@ async fn check_of_a_running_daemon_finds_its_addresses_held() {
     std::fs::remove_file(host.folder.path().join("triggerd.toml")).unwrap();
     let ran = host.run("check").await;
     assert_eq!((ran.ended, ran.out.lines().count()), (Ok(Ended::Failed), 1), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn functions_are_a_table_or_json() {
+    let host = Host::new().await;
+    assert!(host.run("functions").await.err.contains("no function was called"));
+    host.world.flow_of_one_away(Timestamp::from_micros(1_700_000_000_000_000));
+    let ran = host.run("functions").await;
+    for part in ["local/thumb", "4 of 16", "0.5/s", "1.3/s", "open until 2023-11-14", "throttled: too many"] {
+        assert!(ran.done().contains(part), "{part} is not in\n{}", ran.out);
+    }
+    let json = host.run("functions --json").await.json();
+    assert_eq!(json["functions"][0]["breaker"]["state"], "open");
 }

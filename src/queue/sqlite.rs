@@ -19,10 +19,11 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Backlog, DeadLetter, DeadLetterQuery, Disposal, Park, Parked, Quarantined, Queue, QueueError,
-    QueueOptions, Retry, Writer,
+    Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, Queue,
+    QueueError, QueueOptions, Retry, Writer,
     books::Books,
     command::{Answer, Command, LetterRow, ParkRow, Work},
+    functions,
     open::{FileId, Limits, connect_options, failed, migrate, prepare_file, read_options},
     read::{self, Page},
     rows::Table,
@@ -279,6 +280,18 @@ impl Queue for SqliteQueue {
 
     async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
         self.was(Work::Discard(id)).await
+    }
+
+    async fn keep_function_state(
+        &self,
+        function: FunctionRef,
+        state: Option<FunctionState>,
+    ) -> Result<(), QueueError> {
+        self.ask(Work::KeepFunction { function, state }).await.map(drop)
+    }
+
+    async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError> {
+        functions::function_states(self.readers()?).await.map_err(|error| failed("function_states", error))
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {
