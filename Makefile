@@ -9,7 +9,7 @@ PACKAGES := build-essential ca-certificates curl libssl-dev openssl pkg-config u
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # `make test`, in this order. Each is a target of its own.
-STAGES := deps servers format lint build unit simulation demo integration
+STAGES := deps servers format lint build unit simulation fuzz-short demo integration
 
 .PHONY: help
 help: ## List the tasks
@@ -72,6 +72,14 @@ simulate: ## The same with SEEDS=n seeds (PROFILE=release for many), or replay S
 .PHONY: mutations
 mutations: ## Put bugs into a copy of the core, one by one, and have the simulation find each (2 minutes)
 	tests/simulation/mutations/run
+
+.PHONY: fuzz-short
+fuzz-short: ## Run the fuzz targets, 200,000 inputs in all
+	cargo test --locked --test fuzz -- --nocapture
+
+.PHONY: fuzz
+fuzz: ## Run the fuzz targets with 100,000,000 inputs in all, optimised
+	TRIGGERD_FUZZ=500 cargo test --locked --profile fuzz --test fuzz -- --nocapture
 
 .PHONY: integration
 integration: ## Run the tests on real servers (`make servers` first)

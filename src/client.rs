@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::{
     admin::wire::{
-        BindingRequest, Bindings, DeadLetterView, DeadLetters, HealthView, MatchRequest, Matched, Nodes,
-        Outcomes, Pending, Replayed,
+        BindingRequest, Bindings, DeadLetterView, DeadLetters, Functions, HealthView, MatchRequest, Matched,
+        Nodes, Outcomes, Pending, Replayed,
     },
     domain::{
         binding::BindingView,
@@ -183,6 +183,11 @@ impl Client {
             &[("binding", shown(binding)), ("limit", Some(limit.to_string()))],
         ))
         .await
+    }
+
+    /// How the functions flow.
+    pub async fn functions(&self) -> Result<Answer<Functions>, ClientError> {
+        self.get("/v1/functions").await
     }
 
     /// The daemons.

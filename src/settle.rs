@@ -1,7 +1,8 @@
 //! What becomes of a delivery after an attempt. Pure: (delivery, outcome, policy, now, entropy) → verdict.
 //!
 //! * Success settles the delivery.
-//! * Throttling and platform faults wait and cost the function no attempt; the function's own faults do.
+//! * Throttling and platform faults wait and cost the function no attempt; the function's own faults do. Each budget
+//!   has its own backoff: a function's fault waits by the function's faults, and not by an outage that went before.
 //! * A permanent answer gives the delivery up at once.
 //! * A broken binding is put off, uncharged, until an inspection has looked at the platform's rule. When that inspection
 //!   found everything well, and an attempt begun after it, with the same revision of the binding, gets the same answer
@@ -79,7 +80,8 @@ pub fn settle(
         return Verdict::GivenUp(DeadReason::AttemptsExhausted);
     }
     let now = circumstances.now;
-    let mut due = spec.retry.next(now, tries, circumstances.entropy, outcome.retry_after);
+    let failures = if charged > 0 { attempts } else { tries };
+    let mut due = spec.retry.next(now, failures, circumstances.entropy, outcome.retry_after);
     if !circumstances.age_in_doubt {
         let last_chance = last_chance(delivery, spec);
         if last_chance <= now {
@@ -166,6 +168,16 @@ mod tests {
             decide(&delivery(2, 2, 0), Class::FunctionFault, |_| ()),
             Verdict::GivenUp(DeadReason::AttemptsExhausted)
         );
+    }
+
+    #[test]
+    fn a_functions_first_fault_after_an_outage_waits_no_longer_than_any_first_fault() {
+        let wait = |class, tries| match decide(&delivery(0, tries, 0), class, |_| ()) {
+            Verdict::RetryAt { due, .. } => due.since(NOW).as_millis(),
+            verdict => panic!("{verdict:?}"),
+        };
+        assert_eq!(wait(Class::FunctionFault, 40), 999);
+        assert_eq!(wait(Class::PlatformFault, 40), 9_999);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! An instant function: a platform that keeps rules and answers each invocation at once, on a thread of its own.
 //!
-//! It speaks the Trigger Rules protocol as far as binding needs it (one rule is enough, and nothing is stored beyond the
-//! process). It checks no signature: what a platform does with a call is not measured here.
+//! Beside it lives one that never answers. The platform speaks the Trigger Rules protocol as far as binding needs it
+//! (nothing is stored beyond the process). It checks no signature: what a platform does with a call is not measured here.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -38,7 +39,8 @@ pub(crate) struct Function {
 #[derive(Debug)]
 struct State {
     ledger: Arc<Ledger>,
-    rule: Mutex<Value>,
+    /// By their paths.
+    rules: Mutex<BTreeMap<String, Value>>,
     sample: Mutex<Option<Sample>>,
 }
 
@@ -57,7 +59,7 @@ impl Function {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let state = Arc::new(State { ledger, rule: Mutex::default(), sample: Mutex::default() });
+        let state = Arc::new(State { ledger, rules: Mutex::default(), sample: Mutex::default() });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let served = Arc::clone(&state);
         thread::Builder::new().name("function".into()).spawn(move || {
@@ -94,8 +96,12 @@ impl State {
         let (head, body) = request.into_parts();
         let Ok(body) = body.collect().await else { return respond(StatusCode::BAD_REQUEST, "") };
         let body = body.to_bytes();
-        if !head.uri.path().starts_with("/functions/") {
-            return self.answer_rule(&head.method, &body);
+        let path = head.uri.path();
+        if !path.starts_with("/functions/") {
+            return self.answer_rule(&head.method, path, &body);
+        }
+        if path.starts_with("/functions/hanging/") {
+            return std::future::pending().await;
         }
         let Some((number_at, number)) = number(&body) else { return respond(StatusCode::BAD_REQUEST, "") };
         self.ledger.called(number);
@@ -105,8 +111,8 @@ impl State {
         respond(StatusCode::OK, "ok")
     }
 
-    fn answer_rule(&self, method: &Method, body: &[u8]) -> Response<Full<Bytes>> {
-        let mut kept = lock(&self.rule);
+    fn answer_rule(&self, method: &Method, path: &str, body: &[u8]) -> Response<Full<Bytes>> {
+        let mut kept = lock(&self.rules);
         match *method {
             Method::PUT => {
                 let Ok(mut rule) = serde_json::from_slice::<Value>(body) else {
@@ -116,10 +122,13 @@ impl State {
                 let secret = SigningSecret::parse(secret.as_str().unwrap_or_default());
                 rule["secret_digest"] = json!(secret.map(|secret| secret.digest()).unwrap_or_default());
                 rule["state"] = json!("confirmed");
-                *kept = rule;
+                kept.insert(path.to_owned(), rule);
                 respond(StatusCode::CREATED, r#"{"state":"confirmed"}"#)
             }
-            Method::GET => respond(StatusCode::OK, kept.to_string()),
+            Method::GET => match kept.get(path) {
+                Some(rule) => respond(StatusCode::OK, rule.to_string()),
+                None => respond(StatusCode::NOT_FOUND, ""),
+            },
             _ => respond(StatusCode::NO_CONTENT, ""),
         }
     }

@@ -88,14 +88,19 @@ impl Installation {
             _minio: minio,
             _folder: folder,
         };
-        started.bind().await?;
+        started.bind(FUNCTION, "in/", 256).await?;
         Ok(started)
     }
 
-    async fn bind(&self) -> Result<()> {
+    /// Binds another function, which never answers, to keys of its own.
+    pub(crate) async fn bind_neighbour(&self) -> Result<()> {
+        self.bind("hanging", "hang/", 16).await
+    }
+
+    async fn bind(&self, function: &str, prefix: &str, concurrency: u32) -> Result<()> {
         let wanted = json!({
-            "bucket": BUCKET, "events": ["s3:ObjectCreated:*"], "prefix": "in/", "suffix": ".jpg",
-            "platform": "local", "function": FUNCTION, "concurrency": 256,
+            "bucket": BUCKET, "events": ["s3:ObjectCreated:*"], "prefix": prefix, "suffix": ".jpg",
+            "platform": "local", "function": function, "concurrency": concurrency,
         });
         let url = format!("{}/v1/bindings", self.admin);
         let answer = self.http.post(&url).bearer_auth(OPERATOR_TOKEN).json(&wanted).send().await?;

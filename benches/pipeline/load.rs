@@ -4,7 +4,13 @@
 //! pace. The webhook's sender is as lean as it can be (requests written as bytes), since it takes its time from the
 //! same cores as what is measured.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -54,6 +60,7 @@ impl Pace {
 }
 
 /// Events in MinIO's form, of [`EVENT`] bytes, unique in key and sequencer.
+#[derive(Clone)]
 pub(crate) struct Events {
     template: String,
 }
@@ -72,6 +79,12 @@ impl Events {
         let room = (EVENT + agent.len()).checked_sub(text.len()).context("the recording is too long")?;
         let short = agent.get(..room).context("the recording is too short")?;
         Ok(Self { template: text.replace(&agent, short) })
+    }
+
+    /// An event of the neighbour that hangs.
+    fn neighbours(&self, number: usize) -> String {
+        let event = self.event(number);
+        event.replace(&format!("{BUCKET}/in/"), &format!("{BUCKET}/hang/")).replace("in%2F", "hang%2F")
     }
 
     fn event(&self, number: usize) -> String {
@@ -155,6 +168,21 @@ pub(crate) async fn mqtt(load: &Load, client: &AsyncClient, events: &Events, pac
         }
         let Some(number) = load.next() else { return Ok(()) };
         client.publish(TOPIC, QoS::AtLeastOnce, false, events.event(number)).await?;
+    }
+}
+
+/// Publishes events for the neighbour at this pace until it is dropped, and counts them.
+pub(crate) async fn flood(
+    client: AsyncClient,
+    events: Events,
+    pause: Duration,
+    sent: Arc<AtomicUsize>,
+) -> Result<()> {
+    let mut ticks = interval(pause);
+    loop {
+        ticks.tick().await;
+        let number = sent.fetch_add(1, Ordering::Relaxed);
+        client.publish(TOPIC, QoS::AtLeastOnce, false, events.neighbours(number)).await?;
     }
 }
 

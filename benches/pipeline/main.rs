@@ -16,7 +16,8 @@
 //!   so on two cores this says what the whole chain costs;
 //! * *CPU per event*: the daemon's CPU time against that of the bare loop's thread. This says what the daemon costs, and
 //!   hardly depends on what else runs;
-//! * *time from sending to the function's call*, at 1,000 events a second.
+//! * *time from sending to the function's call*, at 1,000 events a second; and how much longer it is while another
+//!   function of the same platform hangs and is sent 1,000 events a second, too (by MQTT).
 //!
 //! Besides, from the daemon's own counters: transactions of the queue in all loads (the design says none for an event on
 //! the happy path; the daemon's own probe makes one in five seconds), deliveries parked, repeats, and what was lost,
@@ -41,7 +42,14 @@ mod ledger;
 mod load;
 mod report;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -70,7 +78,7 @@ fn main() -> Result<()> {
 async fn measure() -> Result<()> {
     let (events, rounds) = (number("TRIGGERD_BENCH_EVENTS", 20_000)?, number("TRIGGERD_BENCH_ROUNDS", 5)?);
     let wanted = std::env::var("TRIGGERD_BENCH_WAYS").unwrap_or_else(|_| "bare,mqtt,webhook".into());
-    let ledger = Ledger::new(3 * (WARM_UP + CALM_EVENTS + events * rounds));
+    let ledger = Ledger::new(3 * (WARM_UP + 2 * CALM_EVENTS + events * rounds));
     let function = Function::start(Arc::clone(&ledger))?;
     let installation = Installation::start(&function).await?;
     println!("daemon: process {}", installation.daemon_id());
@@ -107,6 +115,7 @@ async fn measure() -> Result<()> {
         println!("calm: {measured}");
         report.add_calm(measured);
     }
+    bench.beside_a_neighbour(&ways, &mut report).await?;
     report.print(&bench.ledger);
     ensure!(bench.ledger.lost() == 0, "events were lost");
     Ok(())
@@ -138,6 +147,34 @@ impl Bench {
             commits: grown("triggerd_queue_commits_total"),
             parked: grown("triggerd_parked_total"),
         })
+    }
+
+    /// The calm loads once more, while another function hangs and is sent a thousand events a second.
+    async fn beside_a_neighbour(&self, ways: &[Way], report: &mut Report) -> Result<()> {
+        self.installation.bind_neighbour().await?;
+        let (sent, parked) = (Arc::new(AtomicUsize::new(0)), "triggerd_parked_total");
+        let before = self.installation.counters().await?;
+        let flooding = tokio::spawn(load::flood(
+            self.ways.publisher.clone(),
+            self.ways.events.clone(),
+            Duration::from_millis(1),
+            Arc::clone(&sent),
+        ));
+        harness::wait::wait_for("the neighbour is flooded", Duration::from_mins(1), async || {
+            sent.load(Ordering::Relaxed) >= 2_000
+        })
+        .await?;
+        for way in ways.iter().filter(|way| **way != Way::Bare) {
+            let measured = self.load(*way, CALM_EVENTS, CALM).await?;
+            println!("beside a neighbour that hangs: {measured}");
+            report.add_beside(measured);
+        }
+        flooding.abort();
+        let after = self.installation.counters().await?;
+        let (sent, parked) = (sent.load(Ordering::Relaxed), grown(&before, &after, parked));
+        println!("the neighbour was sent {sent} events, {parked} were parked");
+        ensure!(parked > 1_000.0, "the neighbour was not flooded");
+        Ok(())
     }
 
     /// CPU time of whoever calls the function.

@@ -56,11 +56,13 @@ pub(crate) struct Report {
     rounds: usize,
     full: Vec<Measured>,
     calm: Vec<Measured>,
+    /// At the calm pace, beside a neighbour that hangs.
+    beside: Vec<Measured>,
 }
 
 impl Report {
     pub(crate) fn new(events: usize, rounds: usize) -> Self {
-        Self { events, rounds, full: Vec::new(), calm: Vec::new() }
+        Self { events, rounds, full: Vec::new(), calm: Vec::new(), beside: Vec::new() }
     }
 
     /// A load at full speed; they come round by round.
@@ -71,6 +73,11 @@ impl Report {
     /// A load at the calm pace.
     pub(crate) fn add_calm(&mut self, measured: Measured) {
         self.calm.push(measured);
+    }
+
+    /// A load at the calm pace beside a neighbour that hangs.
+    pub(crate) fn add_beside(&mut self, measured: Measured) {
+        self.beside.push(measured);
     }
 
     /// Prints the table, in Markdown.
@@ -95,6 +102,17 @@ impl Report {
         }
         self.row("*events per second*", |way| absolute(&self.values(way, speed), ""));
         self.row("*CPU per event*", |way| absolute(&self.values(way, cpu), " µs"));
+        for (title, pick) in
+            [("p50", (|one| one.arrivals.p50) as fn(&Measured) -> f64), ("p99", |one| one.arrivals.p99)]
+        {
+            self.row(&format!("{title} beside a neighbour that hangs, of that without"), |way| {
+                let of = |measured: &[Measured]| measured.iter().find(|one| one.way == way).map(pick);
+                match (of(&self.beside), of(&self.calm)) {
+                    (Some(beside), Some(calm)) => format!("{:.2}", beside / calm),
+                    _ => "-".to_owned(),
+                }
+            });
+        }
         for (title, pick) in
             [("p50", (|one| one.arrivals.p50) as fn(&Measured) -> f64), ("p99", |one| one.arrivals.p99)]
         {

@@ -213,7 +213,7 @@ fn spec(state: &AdminState, caller: &Caller, mut request: BindingRequest) -> Res
     let invalid = |detail: String| {
         Problem::new(422, "invalid-binding", "The binding is not possible")
             .detail(detail)
-            .remedy("correct the field that the detail names")
+            .remedy("correct that, and ask again")
     };
     let spec: Result<BindingSpec, _> = serde_json::to_value(&request)
         .and_then(serde_json::from_value)

@@ -1,7 +1,8 @@
-//! A listener whose connections are bounded: so many at once, and none that says nothing for long.
+//! A listener whose connections are bounded: so many at once, and none that makes no progress for long.
 //!
 //! Requests have bounds of their own; this one keeps connections without a request from using up the process's file
-//! descriptors, which the sources need.
+//! descriptors, which the sources need. Progress is an answer written: who sends a head byte by byte, or reads no answer,
+//! would hold a place for ever without being silent.
 
 use std::{
     io,
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 /// Longer than any request may take.
-const MAX_SILENCE: Duration = Duration::from_mins(1);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 
 /// A listener with room for so many connections; more wait in the system's backlog.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Listener for Bounded {
         // The semaphore is never closed; were it, the connection would only not be counted.
         let permit = Arc::clone(&self.room).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Held { stream, silence: Box::pin(sleep(MAX_SILENCE)), _permit: permit }, address)
+        (Held { stream, patience: Box::pin(sleep(MAX_WAIT)), is_asked: false, _permit: permit }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -53,12 +54,21 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that holds its place, and is closed when nothing comes for [`MAX_SILENCE`].
+/// A connection that holds its place, and is closed when for [`MAX_WAIT`] nothing comes after an answer, no answer after
+/// the first byte of a request, or nothing of an answer is taken.
 #[derive(Debug)]
 pub(super) struct Held {
     stream: TcpStream,
-    silence: Pin<Box<Sleep>>,
+    patience: Pin<Box<Sleep>>,
+    /// Whether something came since the last byte of an answer went out.
+    is_asked: bool,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    fn is_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.patience.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into())
+    }
 }
 
 impl AsyncRead for Held {
@@ -68,16 +78,24 @@ impl AsyncRead for Held {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
-            self.silence.set(sleep(MAX_SILENCE));
+            if !self.is_asked {
+                self.is_asked = true;
+                self.patience.set(sleep(MAX_WAIT));
+            }
             return Poll::Ready(read);
         }
-        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.is_over(cx).map(Err)
     }
 }
 
 impl AsyncWrite for Held {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, bytes) {
+            self.is_asked = false;
+            self.patience.set(sleep(MAX_WAIT));
+            return Poll::Ready(written);
+        }
+        self.is_over(cx).map(Err)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -131,7 +149,35 @@ mod tests {
         let address = served(1).await;
         let mut silent = TcpStream::connect(address).await.unwrap();
         silent.write_all(b"GET / HT").await.unwrap();
-        let ended = tokio::time::timeout(MAX_SILENCE * 2, silent.read_u8()).await;
+        let ended = tokio::time::timeout(MAX_WAIT * 2, silent.read_u8()).await;
         assert!(ended.is_ok_and(|read| read.is_err()), "the connection was left open");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_byte_by_byte_is_not_waited_for_for_ever() {
+        let address = served(1).await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+        let trickle = async {
+            while slow.write_all(b"x").await.is_ok() {
+                sleep(MAX_WAIT / 4).await;
+            }
+        };
+        assert!(tokio::time::timeout(MAX_WAIT * 3, trickle).await.is_ok(), "the connection was left open");
+    }
+
+    #[tokio::test]
+    async fn who_takes_no_answer_loses_the_place() {
+        let address = served(1).await;
+        let mut deaf = TcpStream::connect(address).await.unwrap();
+        let asking = tokio::spawn(async move {
+            let requests = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
+            while deaf.write_all(&requests).await.is_ok() {}
+        });
+        // Full in both directions: from then on time is all that passes.
+        sleep(Duration::from_secs(2)).await;
+        assert!(!asking.is_finished());
+        tokio::time::pause();
+        assert!(tokio::time::timeout(MAX_WAIT * 2, asking).await.is_ok(), "the connection was left open");
     }
 }

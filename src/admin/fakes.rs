@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, MutexGuard,
+        Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::{
     admin::wire::Explanation,
+    dispatch::Flow,
     domain::{
         binding::{Binding, State as BindingState, Wanted},
         clock::{ManualClock, Timestamp},
@@ -26,7 +27,10 @@ use crate::{
         ids::{BindingId, DeliveryId, EventId},
         outcome::{Attempt, Class},
     },
-    queue::{Backlog, DeadLetter, DeadLetterQuery, Disposal, Park, Parked, Quarantined, QueueError, Retry},
+    queue::{
+        Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, QueueError,
+        Retry,
+    },
     relations::{
         Bound, BucketLock, Changes, Head, ListQuery, NewBinding, Node, Progress, RelationsError, Snapshot,
     },
@@ -49,8 +53,12 @@ pub(crate) struct World {
     pub(crate) explanations: Mutex<Vec<Explanation>>,
     pub(crate) explained: Mutex<Vec<Event>>,
     pub(crate) calls: Mutex<Vec<String>>,
+    pub(crate) flows: Mutex<Vec<Flow>>,
+    pub(crate) backlogs: Mutex<Vec<Backlog>>,
     pub(crate) away: AtomicBool,
     pub(crate) sick: AtomicBool,
+    /// Where it says that it listens.
+    pub(crate) listening: OnceLock<SocketAddr>,
     /// Turns each binding that is asked for into this state when it is looked at next.
     pub(crate) next_state: Mutex<Option<(BindingState, String)>>,
 }
@@ -62,6 +70,22 @@ impl World {
 
     pub(crate) fn calls(&self) -> Vec<String> {
         lock(&self.calls).clone()
+    }
+
+    /// Shows one function that refused calls and is away until then.
+    pub(crate) fn flow_of_one_away(&self, until: Timestamp) {
+        *lock(&self.flows) = vec![Flow {
+            function: FunctionRef { platform: "local".into(), name: "thumb".into() },
+            running: 3,
+            concurrency: 4,
+            concurrency_limit: 16,
+            rate_limit: Some(0.5),
+            parked_per_s: 0.0,
+            drained_per_s: 1.25,
+            breaker: "open",
+            open_until: Some(until),
+            reason: "throttled: too many".into(),
+        }];
     }
 
     fn reach(&self) -> Result<(), RelationsError> {
@@ -310,7 +334,10 @@ impl Queue for World {
     }
 
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
-        unimplemented!("the admin API does not ask this")
+        if self.sick.load(Ordering::Relaxed) {
+            return Err(QueueError::Closed);
+        }
+        Ok(lock(&self.backlogs).clone())
     }
 
     async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError> {
@@ -364,6 +391,14 @@ impl Queue for World {
         Ok(lock(&self.letters).remove(&id).is_some())
     }
 
+    async fn keep_function_state(&self, _: FunctionRef, _: Option<FunctionState>) -> Result<(), QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
     async fn usage(&self) -> Result<(u64, u64), QueueError> {
         unimplemented!("the admin API does not ask this")
     }
@@ -377,6 +412,10 @@ impl Deliveries for World {
 
     fn running(&self, _: BindingId) -> Vec<DeliveryId> {
         Vec::new()
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        lock(&self.flows).clone()
     }
 
     async fn hold(&self, _: BindingId, _: bool) -> Result<u64, QueueError> {
@@ -424,7 +463,9 @@ impl Explain for World {
 
 impl Health for World {
     fn liveness(&self) -> Vec<Part> {
-        vec![Part { name: "workers".into(), ok: true, detail: "progress 1 s ago".into() }]
+        let listening = self.listening.get().map(ToString::to_string).unwrap_or_default();
+        let listeners = Part { name: LISTENERS.into(), ok: true, detail: listening };
+        vec![Part { name: "workers".into(), ok: true, detail: "progress 1 s ago".into() }, listeners]
     }
 
     fn readiness(&self) -> Vec<Part> {

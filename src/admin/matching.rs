@@ -44,13 +44,19 @@ fn event(state: &AdminState, request: MatchRequest) -> Result<Event, Problem> {
     let missing = |field: &str| Problem::bad_request(format!("the field `{field}` is missing"));
     let bucket = request.bucket.ok_or_else(|| missing("bucket"))?;
     let key = request.key.ok_or_else(|| missing("key"))?;
+    let name = EventName::new(request.name.as_deref().unwrap_or("s3:ObjectCreated:Put"));
+    if !name.is_known() {
+        return Err(Problem::new(422, "unknown-event", "There is no such event")
+            .detail(format!("`{name}` is no single event of MinIO"))
+            .remedy("name one thing that happens, such as s3:ObjectCreated:Put; groups are for bindings"));
+    }
     let record = RawValue::NULL.to_owned();
     Ok(Event {
         id: EventId::of_record(&storage, record.get().as_bytes()),
         storage: StorageName::new(storage),
         bucket,
         key,
-        name: EventName::new(request.name.as_deref().unwrap_or("s3:ObjectCreated:Put")),
+        name,
         time: state.clock.now(),
         size: None,
         etag: None,

@@ -14,8 +14,8 @@
 //! again: the reconciler reads the whole intended state. When the relations are away, changes get a clear 503, and what
 //! this daemon holds itself (dead letters, recent outcomes) is served on.
 //!
-//! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once, 256 connections, none of them silent for
-//! more than a minute; pages are limited. Every error is a problem document (RFC 9457) that says what
+//! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once, 256 connections, none of them without
+//! progress for more than a minute; pages are limited. Every error is a problem document (RFC 9457) that says what
 //! to do. No secret is ever part of an answer.
 
 mod access;
@@ -24,6 +24,7 @@ mod callbacks;
 mod connections;
 mod dead_letters;
 mod extract;
+mod functions;
 mod health;
 mod matching;
 mod nodes;
@@ -58,7 +59,9 @@ use crate::{
 };
 
 pub use access::{Access, Caller};
-pub use ports::{CallbackAnswer, Callbacks, ConfirmError, Explain, Health, Part, Reconciler, Unexplained};
+pub use ports::{
+    CallbackAnswer, Callbacks, ConfirmError, Explain, Health, LISTENERS, Part, Reconciler, Unexplained,
+};
 pub use problem::Problem;
 
 /// Largest body of a request, in bytes.
@@ -140,6 +143,7 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
             .route("/v1/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::discard))
             .route("/v1/dead-letters/{id}/replay", post(dead_letters::replay))
             .route("/v1/match", post(matching::explain))
+            .route("/v1/functions", get(functions::list))
             .route("/v1/outcomes", get(outcomes::list))
             .route("/v1/nodes", get(nodes::list))
             .route("/v1/nodes/{name}", delete(nodes::forget)),

@@ -55,6 +55,9 @@ pub trait Explain: Send + Sync + Debug {
 #[error("the catalog cannot read the bindings")]
 pub struct Unexplained(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
+/// The part of liveness whose detail is the addresses at which the daemon listens.
+pub const LISTENERS: &str = "listeners";
+
 /// One part of the daemon, as health shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {

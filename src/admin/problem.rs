@@ -75,9 +75,10 @@ impl Problem {
 
     /// Something that is not there, or not for this caller.
     pub(super) fn not_found(what: &str, id: impl std::fmt::Display) -> Self {
+        let gone = if what == "dead letter" { "replayed or discarded" } else { "removed" };
         Self::new(404, "not-found", "There is no such thing")
             .detail(format!("there is no {what} {id}"))
-            .remedy(format!("list the {what}s to see which there are; it may have been removed meanwhile"))
+            .remedy(format!("list the {what}s to see which there are; it may have been {gone} meanwhile"))
     }
 
     /// Something that only the operator may do.

@@ -1,5 +1,7 @@
 //! What requests and answers look like; used by the handlers and by the client.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
     telemetry::RecentOutcome,
 };
 
-use super::ports::Part;
+use super::ports::{LISTENERS, Part};
 
 /// A binding that is asked for. What is left out has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -63,6 +65,9 @@ pub struct BindingRequest {
     /// Most calls at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
+    /// Most calls in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<f64>,
     /// Events caused by these principals do not fire.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore_principals: Vec<String>,
@@ -265,6 +270,69 @@ pub struct Outcomes {
     pub outcomes: Vec<RecentOutcome>,
 }
 
+/// How functions flow on this daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Functions {
+    /// By platform and name.
+    pub functions: Vec<FunctionView>,
+}
+
+/// How one function flows on this daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FunctionView {
+    /// Its platform.
+    pub platform: String,
+    /// Its name.
+    pub function: String,
+    /// Deliveries parked that wait for their time or a permit.
+    pub parked: u64,
+    /// Deliveries parked that are held, because their binding is degraded, paused or being taken back.
+    pub held: u64,
+    /// Age of the delivery that is parked longest, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_age_s: Option<u64>,
+    /// Deliveries parked in a second, over the last minute.
+    pub parked_per_s: f64,
+    /// Parked deliveries settled in a second, over the last minute.
+    pub drained_per_s: f64,
+    /// Estimated seconds until nothing is parked, held ones aside; none when it does not shrink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub empty_in_s: Option<u64>,
+    /// Attempts that run now.
+    pub running: u32,
+    /// How many may run at once now; less than the limit after the function refused calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// How many its bindings allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_limit: Option<u32>,
+    /// How many calls in a second its bindings allow; none without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<f64>,
+    /// Its circuit breaker.
+    pub breaker: BreakerView,
+}
+
+/// A circuit breaker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerView {
+    /// `closed`, `open`, or `half_open`: the next delivery, or the one on its way, is a probe.
+    pub state: String,
+    /// Until when no call goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_until: Option<Timestamp>,
+    /// Why it opened.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+impl BreakerView {
+    /// One that is closed.
+    pub(super) fn closed() -> Self {
+        Self { state: "closed".to_owned(), open_until: None, reason: String::new() }
+    }
+}
+
 /// A daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeView {
@@ -304,4 +372,13 @@ pub struct HealthView {
     pub ok: bool,
     /// Each part.
     pub parts: Vec<Part>,
+}
+
+impl HealthView {
+    /// The addresses at which the daemon listens, of its liveness.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        let part = self.parts.iter().find(|part| part.name == LISTENERS);
+        let addresses = part.into_iter().flat_map(|part| part.detail.split(' '));
+        addresses.filter_map(|address| address.parse().ok()).collect()
+    }
 }

@@ -1,6 +1,7 @@
 //! How the daemon is: live, ready, and its metrics.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::{
-    admin::{Health, Part},
+    admin::{Health, LISTENERS, Part},
     lifecycle::Pulse,
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Parts {
     pub(super) pulses: Vec<Pulse>,
     /// Parts that must work for events to be taken in.
     pub(super) ready: std::sync::OnceLock<Vec<Ask>>,
+    /// Where it listens.
+    pub(super) listeners: Vec<SocketAddr>,
     /// The metrics.
     pub(super) metrics: PrometheusHandle,
 }
@@ -49,7 +52,9 @@ impl Health for Parts {
                 detail: format!("last progress {} s ago", silent.as_secs()),
             }
         };
-        self.pulses.iter().map(part).collect()
+        let addresses: Vec<_> = self.listeners.iter().map(ToString::to_string).collect();
+        let listeners = Part { name: LISTENERS.to_owned(), ok: true, detail: addresses.join(" ") };
+        self.pulses.iter().map(part).chain([listeners]).collect()
     }
 
     fn readiness(&self) -> Vec<Part> {

@@ -37,9 +37,9 @@ use crate::{
     binding,
     config::Config,
     dispatch::{self, Dispatcher, callback::Callbacks},
-    domain::{clock::Clock, entropy::Entropy},
+    domain::{clock::Clock, delivery::DeadReason, entropy::Entropy},
     lifecycle::{Stop, Workers, feed_watchdog, tell_systemd},
-    telemetry::{Metric, Recent, logging},
+    telemetry::{Chain, Metric, Recent, logging},
 };
 
 /// Recent outcomes that are remembered.
@@ -53,7 +53,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     logging::start(&config.log).context("log.level")?;
     let stop = Stop::default();
     stop.on_signals().context("signals cannot be received")?;
-    let metrics = install_metrics()?;
+    let metrics = install_metrics(&config)?;
     let clock: Arc<dyn Clock> = Arc::new(crate::domain::clock::SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(crate::domain::entropy::SystemEntropy);
     let foundation = Foundation::lay(&config, Arc::clone(&clock), Arc::clone(&entropy)).await?;
@@ -66,7 +66,7 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
     foundation::migrate(&config).await
 }
 
-fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+fn install_metrics(config: &Config) -> anyhow::Result<PrometheusHandle> {
     let seconds =
         [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
     let handle = PrometheusBuilder::new()
@@ -76,6 +76,21 @@ fn install_metrics() -> anyhow::Result<PrometheusHandle> {
         .context("metrics cannot be recorded")?;
     for metric in Metric::ALL {
         metric.register();
+    }
+    // What is alerted on begins at 0, so that its first increase is one.
+    for metric in [Metric::QueueTrouble, Metric::QueueCorrupt, Metric::QuarantineEvicted] {
+        metric.begin(&[]);
+    }
+    for source in config.sources.keys() {
+        for metric in [Metric::SourceLost, Metric::Quarantined] {
+            metric.begin(&[("source", source.clone())]);
+        }
+    }
+    for platform in config.platforms.keys() {
+        for reason in DeadReason::ALL {
+            let reason = reason.as_str().to_owned();
+            Metric::DeadLetters.begin(&[("platform", platform.clone()), ("reason", reason)]);
+        }
     }
     Ok(handle)
 }
@@ -121,6 +136,9 @@ impl Daemon {
             clock: Arc::clone(&foundation.clock),
             entropy: Arc::clone(&foundation.entropy),
         });
+        if let Err(error) = dispatcher.restore().await {
+            tracing::error!(error = %Chain(&error), "which functions were away before the restart cannot be read");
+        }
         let (reconciler, handle) = binding::Reconciler::new(
             binding::Parts {
                 relations: Arc::clone(&foundation.authority),
@@ -157,6 +175,7 @@ impl Daemon {
             open: Arc::clone(&open),
             pulses: pulses.clone(),
             ready: OnceLock::from(front.asks()),
+            listeners: config.listeners().into_iter().map(|(_, address)| address).collect(),
             metrics,
         });
         let state = doors::state(&config, &foundation, &dispatcher, handle, (health, recent));

@@ -21,6 +21,7 @@ use crate::{
         delivery::FunctionRef,
         event::Event,
         ids::{BindingId, DeliveryId},
+        spec::FunctionLimits,
     },
     intake,
     platform::signature::{self, Signed, Unverified},
@@ -46,9 +47,9 @@ impl dispatch::Bindings for CatalogPort {
         Ok(self.0.binding(id).await?)
     }
 
-    async fn function_limit(&self, function: &FunctionRef) -> Option<u32> {
-        self.0.function_limit(function).await.unwrap_or_else(|error| {
-            tracing::error!(error = %Chain(&error), %function, "the function's concurrency cannot be read");
+    async fn function_limits(&self, function: &FunctionRef) -> Option<FunctionLimits> {
+        self.0.function_limits(function).await.unwrap_or_else(|error| {
+            tracing::error!(error = %Chain(&error), %function, "the function's limits cannot be read");
             None
         })
     }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::{
     bucket::{BucketError, BucketNotifications, BucketRule, Configuration},
-    dispatch::Deliveries,
+    dispatch::{Deliveries, Flow},
     domain::{
         binding::Binding,
         clock::Timestamp,
@@ -216,6 +216,10 @@ impl Deliveries for FakeDispatch {
     fn wake(&self, _: &FunctionRef) {}
 
     fn running(&self, _: BindingId) -> Vec<DeliveryId> {
+        Vec::new()
+    }
+
+    fn flows(&self) -> Vec<Flow> {
         Vec::new()
     }
 

@@ -19,7 +19,10 @@ use aws_sdk_s3::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{BoxedError, BucketError, BucketNotifications, BucketRule, Configuration};
-use crate::{config::storages::StorageConfig, telemetry::excerpt};
+use crate::{
+    config::storages::StorageConfig,
+    telemetry::{Chain, excerpt},
+};
 
 const CONNECT: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(10);
@@ -75,12 +78,13 @@ impl S3Buckets {
         let code = error.code().unwrap_or_default().to_owned();
         let message = error.message().unwrap_or_default().to_owned();
         let answered = error.raw_response().is_some();
-        let source: BoxedError = if code.is_empty() {
-            let chain = DisplayErrorContext(error).to_string();
-            Box::new(Said(excerpt(chain.as_bytes(), EXCERPT)))
-        } else {
-            Box::new(Said(excerpt(format!("{code}: {message}").as_bytes(), EXCERPT)))
+        let said = match (answered, code.is_empty()) {
+            (false, _) => Chain(&error).to_string(),
+            // The driver's own view of an answer that is not S3's: its text alone would be "unhandled error".
+            (true, true) => DisplayErrorContext(error).to_string(),
+            (true, false) => format!("{code}: {message}"),
         };
+        let source: BoxedError = Box::new(Said(excerpt(said.as_bytes(), EXCERPT)));
         match code.as_str() {
             _ if !answered => BucketError::Unreachable { storage, endpoint: self.endpoint.clone(), source },
             "NoSuchBucket" => BucketError::NoSuchBucket { storage, bucket },

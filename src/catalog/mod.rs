@@ -30,7 +30,10 @@ pub use explain::{Explanation, Reason};
 use index::{BucketIndex, Builder};
 
 use crate::{
-    domain::{binding::Binding, delivery::FunctionRef, event::Event, event::StorageName, ids::BindingId},
+    domain::{
+        binding::Binding, delivery::FunctionRef, event::Event, event::StorageName, ids::BindingId,
+        spec::FunctionLimits,
+    },
     relations::{Head, Relations, RelationsError, SqliteRelations, Touched},
 };
 
@@ -80,7 +83,7 @@ pub struct Catalog {
     indexes: Cache<u64, Arc<BucketIndex>>,
     /// By the generation of all.
     bindings: Cache<(BindingId, u64), Option<Arc<Binding>>>,
-    limits: Cache<(FunctionRef, u64), Option<u32>>,
+    limits: Cache<(FunctionRef, u64), Option<FunctionLimits>>,
 }
 
 #[derive(Debug)]
@@ -209,10 +212,13 @@ impl Catalog {
         Ok(self.relations.of_function(function, limit).await?)
     }
 
-    /// The least concurrency that a function's bindings ask for (not those that never came to be); none without any.
-    pub async fn function_limit(&self, function: &FunctionRef) -> Result<Option<u32>, CatalogError> {
+    /// What a function's bindings allow together (not those that never came to be); none without any.
+    pub async fn function_limits(
+        &self,
+        function: &FunctionRef,
+    ) -> Result<Option<FunctionLimits>, CatalogError> {
         let generation = self.read(|bound| bound.generation);
-        let load = self.relations.least_concurrency(function);
+        let load = self.relations.function_limits(function);
         self.limits.try_get_with((function.clone(), generation), load).await.map_err(CatalogError)
     }
 

@@ -336,19 +336,24 @@ async fn explanations_name_every_reason_and_begin_with_what_fires() {
 }
 
 #[tokio::test]
-async fn a_functions_limit_is_the_least_of_its_bindings_that_came_to_be() {
+async fn a_functions_limits_are_the_least_of_its_bindings_that_came_to_be() {
     let mut world = World::new().await;
     let function = FunctionRef { platform: "local".into(), name: "a".into() };
-    assert_eq!(world.catalog.function_limit(&function).await.unwrap(), None);
-    for (prefix, concurrency, state) in
-        [("x", 7, State::Active), ("y", 3, State::Paused), ("z", 1, State::Rejected)]
-    {
+    assert_eq!(world.catalog.function_limits(&function).await.unwrap(), None);
+    for (prefix, concurrency, rate, state) in [
+        ("x", 7, serde_json::json!(9.5), State::Active),
+        ("y", 3, serde_json::json!(10), State::Paused),
+        ("w", 5, serde_json::Value::Null, State::Active),
+        ("z", 1, serde_json::json!(1), State::Rejected),
+    ] {
         let mut filter = put("prefix", prefix);
         filter["concurrency"] = concurrency.into();
+        filter["rate_limit"] = rate;
         world.bind(spec("photos", "a", filter), state).await.unwrap();
     }
     world.follow().await;
-    assert_eq!(world.catalog.function_limit(&function).await.unwrap(), Some(3));
-    assert_eq!(world.catalog.bindings_of_function(&function, 10).await.unwrap().len(), 3);
+    let least = FunctionLimits { concurrency: 3, rate: Some(9.5) };
+    assert_eq!(world.catalog.function_limits(&function).await.unwrap(), Some(least));
+    assert_eq!(world.catalog.bindings_of_function(&function, 10).await.unwrap().len(), 4);
     assert_eq!(world.catalog.bindings_of_function(&function, 2).await.unwrap().len(), 2);
 }

@@ -13,14 +13,14 @@ use crate::config::Config;
 
 use super::{Finding, Probe};
 
-/// The probes that need nothing but the config. `running`: whether this config's daemon is running now, and so holds
-/// the addresses.
-pub fn probes(config: &Config, running: bool) -> Vec<Box<dyn Probe>> {
+/// The probes that need nothing but the config. `held`: the addresses at which this config's daemon listens now.
+pub fn probes(config: &Config, held: &[SocketAddr]) -> Vec<Box<dyn Probe>> {
     let state_dir = config.node.state_dir.clone();
     let mut probes: Vec<Box<dyn Probe>> =
         vec![Box::new(StateDir { path: state_dir, wanted: config.queue.max_bytes })];
     for (part, address) in config.listeners() {
-        probes.push(Box::new(Listener { part, address, running }));
+        let ours = held.contains(&address);
+        probes.push(Box::new(Listener { part, address, ours }));
     }
     probes
 }
@@ -54,8 +54,7 @@ impl Probe for StateDir {
         let probe = self.path.join(format!(".check-{}", std::process::id()));
         let written = fs::write(&probe, b"check").and_then(|()| fs::remove_file(&probe));
         if let Err(error) = written {
-            let remedy =
-                format!("run check as the daemon's user (`sudo -u triggerd`), or `chown triggerd {path}`");
+            let remedy = format!("run check as root or as the daemon's user, or give {path} to that user");
             return vec![Finding::fail(part, format!("this user cannot write in {path}: {error}"), remedy)];
         }
         let free = rustix::fs::statvfs(&self.path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
@@ -91,7 +90,8 @@ fn can_be_made(path: &Path) -> bool {
 struct Listener {
     part: String,
     address: SocketAddr,
-    running: bool,
+    /// Whether the daemon that runs now listens there.
+    ours: bool,
 }
 
 #[async_trait]
@@ -106,8 +106,8 @@ impl Probe for Listener {
             return vec![Finding::ok(&self.part, format!("{address} is free"))];
         };
         let finding = match error.kind() {
-            io::ErrorKind::AddrInUse if self.running => {
-                Finding::ok(&self.part, format!("{address} is in use while this triggerd runs"))
+            io::ErrorKind::AddrInUse if self.ours => {
+                Finding::ok(&self.part, format!("{address} is where this triggerd listens now"))
             }
             io::ErrorKind::AddrInUse => {
                 let remedy = format!(
@@ -165,7 +165,7 @@ mod tests {
     async fn addresses_are_free_or_say_who_has_them() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
-        let at = |address, running| Listener { part: "admin.listen".into(), address, running };
+        let at = |address, ours| Listener { part: "admin.listen".into(), address, ours };
         let (level, text) = one(at(address, false)).await;
         assert!(level == Level::Fail && text.contains("ss -ltnp"), "{text}");
         assert_eq!(one(at(address, true)).await.0, Level::Ok);

@@ -67,7 +67,10 @@ pub(super) enum Command {
     /// Say which bindings would fire for an event, and why the others would not. Fires nothing.
     Match(MatchArgs),
     /// Show what fired lately on this daemon, and what came of it; newest first.
+    #[command(after_help = OUTCOMES)]
     Outcomes(OutcomesArgs),
+    /// Show how each function flows on this daemon: what waits, how fast it drains, its limits and circuit breaker.
+    Functions,
     /// List the daemons that share the relations, or forget one that will not return.
     Nodes(NodesArgs),
     /// Print a script that completes these commands in a shell.
@@ -87,6 +90,24 @@ Examples:
 
 The same command again gives the same binding. To change its settings, unbind it and bind again.";
 
+const OUTCOMES: &str = "\
+Outcomes:
+  ok                 the function succeeded; DETAIL is the beginning of its result
+  accepted           the platform took the event, and runs the function later (--async)
+  callback_succeeded, callback_failed
+                     what the platform reported of such a function
+  unmatched          no binding fires for this event; `triggerd match` says why
+  function_fault     the function failed; tried again until its attempts are used up
+  throttled          the platform had no room; tried again, costs no attempt
+  platform_fault     the platform failed or did not answer; tried again, costs no attempt
+  binding_broken     the platform does not know the rule; it is mended, then tried again
+  permanent          no further attempt can help; a dead letter
+  interrupted        cut off when this daemon stopped; called again at its start
+  dead               given up; DETAIL is why, and `triggerd dead-letters` has it
+  loop_suspected     a function seems to fire itself
+
+AT is when an attempt began, TOOK how long it was under way. Lines are in the order in which things ended.";
+
 /// A binding to be asked for.
 #[derive(Debug, Args)]
 pub(super) struct BindArgs {
@@ -102,7 +123,7 @@ pub(super) struct BindArgs {
     /// Only keys that end with this.
     #[arg(long)]
     pub(super) suffix: Option<String>,
-    /// Only keys like this: `*` and `?` within a path segment, `**` across them.
+    /// Only keys like this, in the place of prefix and suffix: `*` and `?` within a path segment, `**` across them.
     #[arg(long, conflicts_with_all = ["prefix", "suffix"])]
     pub(super) glob: Option<String>,
     /// The function, as PLATFORM/FUNCTION.
@@ -111,28 +132,31 @@ pub(super) struct BindArgs {
     /// The storage's name in the config, where there are several.
     #[arg(long)]
     pub(super) storage: Option<String>,
-    /// Let the platform run the function on its own account, and do not wait for the result.
+    /// Let the platform take the event and run the function later; its result is shown when it comes.
     #[arg(long = "async")]
     pub(super) asynchronous: bool,
-    /// What the function is given.
+    /// The form in which the function gets the event; cloudevents-structured when not given.
     #[arg(long, value_parser = parse_payload, value_name = "cloudevents-structured|cloudevents-binary|s3-records")]
     pub(super) payload: Option<Payload>,
-    /// The longest that one attempt may take, such as 30s.
+    /// The longest that one attempt may take; 30s when not given.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub(super) timeout: Option<SignedDuration>,
-    /// The age at which an event is given up, such as 24h.
+    /// The age at which an event is given up; 24h when not given.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub(super) max_event_age: Option<SignedDuration>,
-    /// Most calls of the function at once.
+    /// Most calls of the function at once; 16 when not given.
     #[arg(long, value_name = "NUMBER")]
     pub(super) concurrency: Option<u32>,
-    /// Failed attempts after which a delivery becomes a dead letter.
+    /// Most calls of the function in a second, such as 50 or 0.5; what exceeds it waits. No limit when not given.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) rate_limit: Option<f64>,
+    /// Failed attempts after which a delivery becomes a dead letter; 10 when not given.
     #[arg(long, value_name = "NUMBER")]
     pub(super) max_attempts: Option<u32>,
-    /// The bound of the first wait between attempts, such as 1s; it doubles each time.
+    /// The bound of the first wait between attempts; 1s when not given. It doubles each time.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub(super) first_wait: Option<SignedDuration>,
-    /// The bound of every wait between attempts, such as 5m.
+    /// The bound of every wait between attempts; 5m when not given.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub(super) max_wait: Option<SignedDuration>,
     /// A user whose doings do not fire: the one that the function writes with. Can be given several times.

@@ -131,6 +131,7 @@ fn request(args: BindArgs) -> BindingRequest {
         timeout_ms: millis(args.timeout),
         max_event_age_s: args.max_event_age.map(|age| age.unsigned_abs().as_secs()),
         concurrency: args.concurrency,
+        rate_limit: args.rate_limit,
         ignore_principals: args.ignore_principals,
     }
 }

@@ -20,8 +20,8 @@ pub(super) async fn check(inputs: &Inputs, terminal: &mut Terminal) -> anyhow::R
     // Where nothing could be read there is nothing to look at: the defaults are not this host's.
     if inputs.file.exists() && !only_file(&findings, inputs) {
         let client = Client::new(&loaded.config.admin.local_url(), loaded.config.admin.token.clone())?;
-        let running = client.live().await.is_ok();
-        let mut probes = local::probes(&loaded.config, running);
+        let held = client.live().await.map(|live| live.value.listeners()).unwrap_or_default();
+        let mut probes = local::probes(&loaded.config, &held);
         probes.extend(crate::app::probes(&loaded.config));
         findings.extend(check::run(&probes).await);
     }

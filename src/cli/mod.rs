@@ -11,6 +11,7 @@ mod args;
 mod bind;
 mod check;
 mod dead_letters;
+mod functions;
 mod output;
 mod show;
 
@@ -86,6 +87,7 @@ async fn execute(command: Command, inputs: &Inputs, terminal: &mut Terminal) -> 
         Command::DeadLetters(args) => dead_letters::dead_letters(&client(inputs)?, args, terminal).await,
         Command::Match(args) => show::matching(&client(inputs)?, args, terminal).await,
         Command::Outcomes(args) => show::outcomes(&client(inputs)?, args, terminal).await,
+        Command::Functions => functions::functions(&client(inputs)?, terminal).await,
         Command::Nodes(args) => show::nodes(&client(inputs)?, args, terminal).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "triggerd", terminal.raw());

@@ -100,8 +100,11 @@ fn one(view: &BindingView, terminal: &mut Terminal) -> std::io::Result<()> {
         (
             "limits",
             format!(
-                "timeout {} ms, event age {} s, {} at once",
-                spec.timeout_ms, spec.max_event_age_s, spec.concurrency
+                "timeout {} ms, event age {} s, {} at once{}",
+                spec.timeout_ms,
+                spec.max_event_age_s,
+                spec.concurrency,
+                spec.rate_limit.map_or_else(String::new, |rate| format!(", {rate} in a second"))
             ),
         ),
         (
@@ -192,7 +195,7 @@ pub(super) async fn outcomes(
                 one.name.clone(),
                 format!("{}/{}", one.bucket, one.key),
                 one.binding.map(|id| id.to_string()).unwrap_or_default(),
-                one.detail.clone(),
+                one.detail.trim_end().to_owned(),
             ]
         })
         .collect();

@@ -19,6 +19,7 @@ use crate::{
         binding::{State, Step, StepName, StepState},
         clock::Timestamp,
         ids::{BindingId, DeliveryId, EventId},
+        spec::BindingSpec,
     },
     telemetry::RecentOutcome,
 };
@@ -63,9 +64,11 @@ impl Host {
             name: "s3:ObjectCreated:Put".into(),
             outcome: "unmatched".into(),
             took_us: 1_250,
-            detail: String::new(),
+            detail: "as printed\n".into(),
         });
-        host.configure(listen(state).await, OPERATOR);
+        let address = listen(state).await;
+        host.world.listening.set(address).unwrap();
+        host.configure(address, OPERATOR);
         host
     }
 
@@ -108,6 +111,32 @@ fn the_arguments_are_a_sound_definition() {
 }
 
 #[test]
+fn the_help_names_the_defaults_that_the_api_has() {
+    let least = serde_json::json!({"storage": "main", "bucket": "photos", "events": ["s3:ObjectCreated:*"],
+                                   "platform": "local", "function": "thumb"});
+    let spec: BindingSpec = serde_json::from_value(least).unwrap();
+    let spec = serde_json::to_value(&spec).unwrap();
+    let help = Cli::command().find_subcommand_mut("bind").unwrap().render_long_help().to_string();
+    let shown = |option: &str| {
+        let told =
+            help.split(&format!("--{option} <")).nth(1).unwrap().split("when not given").next().unwrap();
+        told.rsplit("; ").next().unwrap().trim().to_owned()
+    };
+    let millis = |option: &str| shown(option).parse::<jiff::SignedDuration>().unwrap().as_millis();
+    assert_eq!(shown("payload"), spec["payload"]);
+    assert_eq!(shown("concurrency"), spec["concurrency"].to_string());
+    assert_eq!(shown("max-attempts"), spec["retry"]["max_attempts"].to_string());
+    for (option, default) in [
+        ("timeout", &spec["timeout_ms"]),
+        ("first-wait", &spec["retry"]["first_wait_ms"]),
+        ("max-wait", &spec["retry"]["max_wait_ms"]),
+    ] {
+        assert_eq!(millis(option).to_string(), default.to_string(), "{option}");
+    }
+    assert_eq!((millis("max-event-age") / 1_000).to_string(), spec["max_event_age_s"].to_string());
+}
+
+#[test]
 fn wrong_arguments_are_refused_with_a_hint() {
     let refused = |args: &str| {
         let words = std::iter::once("triggerd").chain(args.split_whitespace());
@@ -135,17 +164,18 @@ async fn bind_follows_the_handshake_until_it_is_active() {
     assert!(lines[0].ends_with("is pending"), "{}", ran.out);
     assert!(lines[1].ends_with("is active: every daemon knows it"), "{}", ran.out);
     let binding = host.world.bindings.lock().unwrap().values().next().unwrap().clone();
-    assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 8));
+    assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 10));
 }
 
 #[tokio::test]
 async fn bind_sends_every_setting() {
     let host = Host::new().await;
     let settings = "--async --payload s3-records --timeout 2s --max-event-age 1h --concurrency 3 --max-attempts 2 \
-                    --first-wait 50ms --ignore-principal etl --storage main --suffix .jpg --wait 0s --json";
+                    --first-wait 50ms --rate-limit 2.5 --ignore-principal etl --storage main --suffix .jpg --wait 0s --json";
     let json = host.run(&format!("{BIND} {settings}")).await.json();
     assert_eq!((&json["mode"], &json["payload"]), (&"async".into(), &"s3-records".into()));
     assert_eq!((&json["timeout_ms"], &json["max_event_age_s"]), (&2_000.into(), &3_600.into()));
+    assert_eq!(json["rate_limit"], 2.5);
     assert_eq!((&json["concurrency"], &json["suffix"]), (&3.into(), &".jpg".into()));
     assert_eq!(
         json["retry"],
@@ -290,7 +320,12 @@ async fn outcomes_and_nodes_are_tables() {
     let host = Host::new().await;
     let ran = host.run("outcomes").await;
     assert!(ran.done().contains("unmatched  1.2 ms  s3:ObjectCreated:Put  photos/in/a.jpg"), "{}", ran.out);
-    assert_eq!(host.run("outcomes --json").await.json()["outcomes"][0]["key"], "in/a.jpg");
+    assert!(ran.out.ends_with("as printed\n"), "the end of a function's last line is no news: {}", ran.out);
+    let json = host.run("outcomes --json").await.json();
+    assert_eq!(
+        (&json["outcomes"][0]["key"], &json["outcomes"][0]["detail"]),
+        (&"in/a.jpg".into(), &"as printed\n".into())
+    );
     host.world.nodes.lock().unwrap().extend([node("here", 0), node("old", 90)]);
     let ran = host.run("nodes").await;
     assert!(ran.done().contains("here (this one)") && ran.out.contains("90 s ago"), "{}", ran.out);
@@ -391,8 +426,36 @@ async fn check_reports_config_and_host_at_once() {
 async fn check_of_a_running_daemon_finds_its_addresses_held() {
     let host = Host::new().await;
     let ran = host.run("check").await;
-    assert!(ran.out.contains("is in use while this triggerd runs"), "{}", ran.out);
+    assert!(ran.out.contains("is where this triggerd listens now"), "{}", ran.out);
+    // Somebody else's address is not ours because the daemon runs.
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = host.folder.path().join("triggerd.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let source = format!(
+        "[sources.in]\ntype = \"webhook\"\nlisten = \"{}\"\ntoken = \"t\"\nredelivers = \"yes\"\n",
+        foreign.local_addr().unwrap()
+    );
+    std::fs::write(&file, format!("{config}{source}")).unwrap();
+    let ran = host.run("check").await;
+    assert!(
+        ran.out.contains("FAIL sources.in.listen: ") && ran.out.contains("by another process"),
+        "{}",
+        ran.out
+    );
     std::fs::remove_file(host.folder.path().join("triggerd.toml")).unwrap();
     let ran = host.run("check").await;
     assert_eq!((ran.ended, ran.out.lines().count()), (Ok(Ended::Failed), 1), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn functions_are_a_table_or_json() {
+    let host = Host::new().await;
+    assert!(host.run("functions").await.err.contains("no function was called"));
+    host.world.flow_of_one_away(Timestamp::from_micros(1_700_000_000_000_000));
+    let ran = host.run("functions").await;
+    for part in ["local/thumb", "4 of 16", "0.5/s", "1.3/s", "open until 2023-11-14", "throttled: too many"] {
+        assert!(ran.done().contains(part), "{part} is not in\n{}", ran.out);
+    }
+    let json = host.run("functions --json").await.json();
+    assert_eq!(json["functions"][0]["breaker"]["state"], "open");
 }

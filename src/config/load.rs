@@ -321,11 +321,11 @@ fn problem(section: &str, error: &figment::Error, by_env: bool) -> Problem {
             format!("write `[{section}]`"),
         ),
         Kind::InvalidType(actual, expected) => (
-            format!("{expected} is expected, and {} was found", kind_of(actual)),
+            format!("{} is expected, and {} was found", wanted(expected), kind_of(actual)),
             "see config.example.toml".to_owned(),
         ),
         Kind::InvalidValue(Actual::Unsigned(_) | Actual::Signed(_), expected) => {
-            (format!("the number is out of range for {expected}"), "choose another".to_owned())
+            ("the number is out of range".to_owned(), format!("choose {}", wanted(expected)))
         }
         Kind::InvalidValue(actual, expected) => (
             format!("{} is not accepted: {expected} is expected", kind_of(actual)),
@@ -335,6 +335,15 @@ fn problem(section: &str, error: &figment::Error, by_env: bool) -> Problem {
     };
     let what = if by_env { format!("{what} (set in the environment)") } else { what };
     Problem::error(place, what, remedy)
+}
+
+/// What is expected, in words: a config knows no `u64`.
+fn wanted(expected: &str) -> &str {
+    match expected {
+        "u16" | "u32" | "u64" | "usize" => "a whole number of 0 or more",
+        "f32" | "f64" => "a number",
+        other => other,
+    }
 }
 
 fn kind_of(actual: &Actual) -> &'static str {

@@ -182,7 +182,7 @@ fn environment_that_names_no_key_is_told() {
     let problems = place.problems();
     has(&problems, "Warning", &["TRIGGERD_LOG_LEVEL", "two underscores"]);
     has(&problems, "Error", &["log.levle", "environment"]);
-    has(&problems, "Error", &["dispatch.drain_s", "environment"]);
+    has(&problems, "Error", &["dispatch.drain_s: a whole number of 0 or more is expected", "environment"]);
 }
 
 #[test]
@@ -261,6 +261,19 @@ fn contradictions_between_sections_are_found() {
     has(&problems, "Warning", &["callbacks:", "local is on another host"]);
     has(&problems, "Warning", &["platforms.local.url", "plain text"]);
     assert_eq!(problems.len(), 10, "{problems:#?}");
+}
+
+#[test]
+fn what_is_expected_is_said_in_words_of_the_config() {
+    let negative = problems(&example("#drain_s = 20", "drain_s = -1"));
+    has(&negative, "Error", &["dispatch.drain_s", "out of range", "choose a whole number of 0 or more"]);
+    for (section, url, likely) in
+        [("storages.main.endpoint", "9000", ":9000"), ("platforms.local.url", "8700", ":8700")]
+    {
+        let bare =
+            problems(&example(&format!("\"http://127.0.0.1:{url}\""), &format!("\"127.0.0.1:{url}\"")));
+        has(&bare, "Error", &[section, "no http or https URL", likely]);
+    }
 }
 
 #[test]

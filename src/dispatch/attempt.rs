@@ -1,10 +1,14 @@
 //! One attempt, and the recording of what became of it.
 
-use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 
-use super::{Dispatcher, Running, lock, parked::PERIOD};
+use super::{Dispatcher, Running, lane::LanePermit, lock, parked::PERIOD};
 use crate::{
     domain::{
         binding::Binding,
@@ -40,19 +44,28 @@ impl Made {
 }
 
 impl Dispatcher {
-    /// Calls the function once. Panics are caught and are the platform's fault; a hard stop interrupts.
-    pub(super) async fn attempt(&self, binding: &Binding, delivery: &Delivery) -> Made {
+    /// Calls the function once. Panics are caught and are the platform's fault; a hard stop interrupts. The permit goes
+    /// back when the call has ended.
+    pub(super) async fn attempt(
+        &self,
+        binding: &Binding,
+        delivery: &Delivery,
+        mut permit: LanePermit,
+    ) -> Made {
         let parts = &self.inner.parts;
         let (at, began) = (parts.clock.now(), parts.clock.monotonic());
+        permit.begin();
         let outcome = tokio::select! {
             biased;
             outcome = self.invoke(binding, delivery, at) => outcome,
             () = self.inner.hard.cancelled() => Outcome::new(Class::Interrupted, None, "cut off by the shutdown"),
         };
-        let took = parts.clock.monotonic().saturating_sub(began);
-        if outcome.class != Class::Interrupted {
-            self.lane(&delivery.function, binding.spec.concurrency).note_pace(took);
+        let ended = parts.clock.monotonic();
+        let took = ended.saturating_sub(began);
+        if let Some(turn) = permit.end(&outcome, (began, ended), || parts.entropy.next()) {
+            self.note_turn(&delivery.function, turn, &outcome);
         }
+        drop(permit);
         let verdict = self.verdict(binding, delivery, &outcome, at).await;
         if outcome.class == Class::BindingBroken {
             // A full channel means that inspections are under way already.
@@ -130,10 +143,12 @@ impl Dispatcher {
         loop {
             match self.record(delivery, &made).await {
                 Ok(due) => {
+                    let lane = Arc::clone(&running.lane);
                     // Free before the pump is told: it does not look at what an attempt owns.
                     running.end();
-                    if let Some(due) = due {
-                        self.lane(&delivery.function, 1).note_parked(due);
+                    match due {
+                        Some(due) => lane.note_parked(due),
+                        None => lane.count(false, self.inner.parts.clock.monotonic()),
                     }
                     return;
                 }
@@ -146,8 +161,9 @@ impl Dispatcher {
             }
             let now = self.inner.parts.clock.now();
             if matches!(made.verdict, Verdict::RetryAt { due, .. } if due <= now) {
+                let lane = Arc::clone(&running.lane);
                 running.end();
-                return self.lane(&delivery.function, 1).note_parked(now);
+                return lane.note_parked(now);
             }
         }
     }

@@ -23,7 +23,7 @@ use crate::{
 impl Dispatcher {
     pub(super) async fn first(&self, submission: Submission) {
         let lane = self.lane(&submission.delivery.function, submission.binding.spec.concurrency);
-        let Some(running) = self.claim(&submission.delivery) else {
+        let Some(running) = self.claim(&lane, &submission.delivery) else {
             // An attempt of the pump owns it: it is parked, and parking it again only confirms that.
             return self.park_only(submission, &lane, None, ParkedBecause::Repeat).await;
         };
@@ -34,10 +34,8 @@ impl Dispatcher {
             Some(ParkedBecause::Pressed)
         } else if self.inner.soft.is_cancelled() {
             Some(ParkedBecause::Stopping)
-        } else if lane.parks_at_once(plan.ack_within) {
-            Some(ParkedBecause::Behind)
         } else {
-            None
+            lane.parks_at_once(plan.ack_within, self.inner.parts.clock.as_ref())
         };
         match because {
             Some(because) => self.park_only(submission, &lane, Some(running), because).await,
@@ -50,7 +48,7 @@ impl Dispatcher {
     async fn park_only(
         &self,
         submission: Submission,
-        lane: &Lane,
+        lane: &Arc<Lane>,
         running: Option<Running>,
         because: ParkedBecause,
     ) {
@@ -62,7 +60,10 @@ impl Dispatcher {
         if !self.settle_park(parked, &submission.delivery, because, submission.custody) {
             return;
         }
-        if !held {
+        self.count_parked(lane, fresh);
+        if because == ParkedBecause::RateLimited {
+            lane.fall_behind(now);
+        } else if !held {
             lane.note_parked(now);
         } else if fresh && let Err(error) = self.release_if_well(&submission.delivery, now).await {
             // The next sweep will.
@@ -83,7 +84,9 @@ impl Dispatcher {
         let Submission { delivery, custody, .. } = submission;
         let fresh = matches!(parked, Ok(Parked::Written));
         let there = self.settle_park(parked, &delivery, ParkedBecause::NoRedelivery, custody);
-        let permit = if fresh { lane.try_permit() } else { None };
+        self.count_parked(lane, fresh);
+        let monotonic = self.inner.parts.clock.monotonic();
+        let permit = if fresh { lane.try_permit(monotonic).ok() } else { None };
         let Some(permit) = permit else {
             drop(running);
             if there {
@@ -101,14 +104,14 @@ impl Dispatcher {
         tokio::pin!(ack_by);
         let permit = tokio::select! {
             biased;
-            permit = lane.permit() => permit,
+            permit = lane.permit(self.inner.parts.clock.as_ref()) => permit,
             () = &mut ack_by => None,
         };
         let Some(permit) = permit else {
             return self.park_only(submission, lane, Some(running), ParkedBecause::NoPermit).await;
         };
         let Submission { delivery, binding, custody, .. } = submission;
-        let attempt = self.attempt(&binding, &delivery);
+        let attempt = self.attempt(&binding, &delivery, permit);
         tokio::pin!(attempt);
         let early = tokio::select! {
             biased;
@@ -116,7 +119,6 @@ impl Dispatcher {
             () = &mut ack_by => None,
         };
         if let Some(made) = early {
-            drop(permit);
             return self.settle_unparked(&delivery, made, lane, (running, custody)).await;
         }
 
@@ -125,12 +127,11 @@ impl Dispatcher {
         let park = self.park(&delivery, self.inner.parts.clock.now(), false, ticket.clone());
         tokio::pin!(park);
         let (mut parked, mut made) = (None, None);
-        let (mut custody, mut permit) = (Some(custody), Some(permit));
+        let mut custody = Some(custody);
         while parked.is_none() || made.is_none() {
             tokio::select! {
                 biased;
                 ended = &mut attempt, if made.is_none() => {
-                    permit.take();
                     // Withdrawn it is safe by itself, however long the disk takes to say so.
                     if ended.is_delivered() && ticket.withdraw() {
                         safe(custody.take());
@@ -155,7 +156,7 @@ impl Dispatcher {
         &self,
         delivery: &Delivery,
         made: Made,
-        lane: &Lane,
+        lane: &Arc<Lane>,
         (running, custody): (Running, Custody),
     ) {
         match made.verdict {
@@ -175,6 +176,7 @@ impl Dispatcher {
                     Park { delivery: delivery.clone(), due, held: false, attempt, ticket: Ticket::default() };
                 let parked = self.inner.parts.queue.park(park).await;
                 drop(running);
+                self.count_parked(lane, matches!(parked, Ok(Parked::Written)));
                 if self.settle_park(parked, &delivery, ParkedBecause::Failed, custody) {
                     lane.note_parked(due);
                 }
@@ -197,6 +199,7 @@ impl Dispatcher {
         match parked {
             Ok(Parked::Written | Parked::AlreadyThere) => {
                 DeliveryParked { delivery, because: ParkedBecause::Slow }.tell();
+                self.count_parked(&running.lane, matches!(parked, Ok(Parked::Written)));
                 self.record_parked(delivery, made, running).await;
             }
             Ok(Parked::Withdrawn) => safe(custody),
@@ -216,6 +219,13 @@ impl Dispatcher {
                     safe(custody);
                 }
             }
+        }
+    }
+
+    /// Counts a delivery that is parked now and was not before.
+    fn count_parked(&self, lane: &Lane, fresh: bool) {
+        if fresh {
+            lane.count(true, self.inner.parts.clock.monotonic());
         }
     }
 

@@ -1,39 +1,74 @@
 //! One function's way out: its permits, and what is known of its pace.
 //!
 //! A lane belongs to a function, not to a binding: however many bindings call it, it gets at most its limit of calls at
-//! once. The limit may change while permits are out; one that is lowered takes effect as they come back.
+//! once. **A permit** is leave to call the function once. It takes three things: a place among the calls that run at once
+//! (`concurrency` says how many), a token of its rate (`rate`), and the breaker's consent (`breaker`). What an attempt
+//! says of the function goes back into all three. A permit that was not used gives its token and its probe back.
 //!
-//! **New events park at once** while the lane has deliveries parked that are due (order and fairness), or while its
-//! recent median is longer than the source would wait (no pointless waiting).
+//! The number of places may change while permits are out; one that is lowered takes effect as they come back.
+//!
+//! **New events park at once** while the lane has deliveries parked that are due (order and fairness), while its recent
+//! median is longer than the source would wait (no pointless waiting), while its breaker is not closed, and while its
+//! rate is used up. First attempts never take a probe: it goes to the delivery that waits longest.
+//!
+//! **Behind** is a lane whose due deliveries wait for a permit. It lists itself on the pump's agenda when one comes back;
+//! what waits for a moment (the rate's next token, the end of the breaker's time) is looked at at that moment.
+//!
+//! Everything here is one short lock of one function. Nothing waits under it, and nothing of another function does.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::domain::{clock::Timestamp, delivery::FunctionRef};
+use super::{
+    agenda::Agenda,
+    breaker::{Admission, Breaker, Signal, Turn},
+    concurrency::Concurrency,
+    meter::Meter,
+    rate::Rate,
+};
+use crate::{
+    domain::{
+        clock::{Clock, Timestamp},
+        delivery::FunctionRef,
+        ids::DeliveryId,
+        outcome::{Class, Outcome},
+        spec::FunctionLimits,
+    },
+    queue::FunctionState,
+    telemetry::{excerpt, happening::ParkedBecause},
+};
 
 /// Attempts whose length the median is taken of.
 const PACE_WINDOW: usize = 15;
+
+/// Longest reason that is kept with a breaker, in bytes.
+const REASON: usize = 200;
 
 /// One function's permits and pace.
 #[derive(Debug)]
 pub struct Lane {
     /// Which function.
     pub function: FunctionRef,
-    permits: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     state: Mutex<LaneState>,
-    /// Wakes the pump when a permit comes back or something was parked.
-    pump: Arc<Notify>,
+    agenda: Arc<Agenda>,
 }
 
 #[derive(Debug)]
 struct LaneState {
-    limit: u32,
-    /// Permits to take out of circulation as they come back, after the limit was lowered.
+    concurrency: Concurrency,
+    breaker: Breaker,
+    /// Why the breaker opened last.
+    reason: String,
+    rate: Option<Rate>,
+    /// Places in circulation, those that are to be taken out of it not counted.
+    places: u32,
+    /// Places to take out of circulation as they come back, after their number was lowered.
     surplus: u32,
     /// Lengths of the last attempts, in microseconds.
     pace: VecDeque<u64>,
@@ -41,103 +76,241 @@ struct LaneState {
     next_due: Option<Timestamp>,
     /// Due deliveries wait for a permit.
     behind: bool,
+    /// No permit is given out before.
+    blocked_until: Option<Duration>,
+    /// It stands on the agenda.
+    listed: bool,
+    /// When the pump is going to look without being told.
+    alarm: Option<Duration>,
+    /// Its limits were never asked for.
+    fresh: bool,
+    /// Deliveries that an attempt owns.
+    running: BTreeSet<DeliveryId>,
+    parked: Meter,
+    settled: Meter,
+}
+
+/// Why there is no permit now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// As many run as may at once, or a probe is out. Whoever is behind is listed when that changes.
+    Busy,
+    /// Not before then: the breaker is open, or the rate used up.
+    Until(Duration),
+}
+
+/// What is known of a function's flow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flow {
+    /// Which function.
+    pub function: FunctionRef,
+    /// Deliveries whose attempt runs now.
+    pub running: u32,
+    /// How many calls may run at once now.
+    pub concurrency: u32,
+    /// How many its bindings allow.
+    pub concurrency_limit: u32,
+    /// How many calls its bindings allow in a second.
+    pub rate_limit: Option<f64>,
+    /// Deliveries parked in a second, over the last minute.
+    pub parked_per_s: f64,
+    /// Parked deliveries settled in a second, over the last minute.
+    pub drained_per_s: f64,
+    /// `closed`, `open` or `half_open`.
+    pub breaker: &'static str,
+    /// Until when it is open.
+    pub open_until: Option<Timestamp>,
+    /// Why it opened; empty when it is closed.
+    pub reason: String,
 }
 
 /// Leave to call the function once.
 #[derive(Debug)]
 pub struct LanePermit {
     lane: Arc<Lane>,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
+    /// The breaker waits for its outcome.
+    probe: bool,
+    /// It was called with.
+    used: bool,
 }
 
 impl Lane {
-    /// A lane with this many permits; `pump` is told when one comes back.
-    pub fn new(function: FunctionRef, limit: u32, pump: Arc<Notify>) -> Arc<Self> {
+    /// A lane with this many places, listed on `agenda` when the pump has to look at it.
+    pub fn new(function: FunctionRef, limit: u32, agenda: Arc<Agenda>) -> Arc<Self> {
+        let concurrency = Concurrency::new(limit);
+        let places = concurrency.now();
         Arc::new(Self {
             function,
-            permits: Arc::new(Semaphore::new(limit as usize)),
+            places: Arc::new(Semaphore::new(places as usize)),
             state: Mutex::new(LaneState {
-                limit,
+                concurrency,
+                breaker: Breaker::default(),
+                reason: String::new(),
+                rate: None,
+                places,
                 surplus: 0,
                 pace: VecDeque::with_capacity(PACE_WINDOW),
                 next_due: None,
                 behind: false,
+                blocked_until: None,
+                listed: false,
+                alarm: None,
+                fresh: true,
+                running: BTreeSet::new(),
+                parked: Meter::default(),
+                settled: Meter::default(),
             }),
-            pump,
+            agenda,
         })
     }
 
-    /// Sets how many calls may run at once.
-    pub fn set_limit(&self, limit: u32) {
+    /// Sets what the function's bindings allow.
+    pub fn set_limits(&self, limits: FunctionLimits, now: Duration) {
         let mut state = self.state();
-        if limit > state.limit {
-            let grown = limit - state.limit;
+        state.fresh = false;
+        state.concurrency.set_limit(limits.concurrency);
+        let rate = state.rate.as_ref().map(Rate::per_second);
+        if rate != limits.rate {
+            state.rate = limits.rate.map(|rate| Rate::new(rate, now));
+            state.blocked_until = None;
+        }
+        self.adjust(&mut state);
+    }
+
+    /// Brings the places in step with the concurrency.
+    fn adjust(&self, state: &mut LaneState) {
+        let wanted = state.concurrency.now();
+        if wanted > state.places {
+            let grown = wanted - state.places;
             let kept = grown.min(state.surplus);
             state.surplus -= kept;
-            self.permits.add_permits((grown - kept) as usize);
+            self.places.add_permits((grown - kept) as usize);
         } else {
-            let shrunk = state.limit - limit;
-            let forgotten = self.permits.forget_permits(shrunk as usize);
+            let shrunk = state.places - wanted;
+            let forgotten = self.places.forget_permits(shrunk as usize);
             state.surplus += shrunk - u32::try_from(forgotten).unwrap_or(shrunk);
         }
-        state.limit = limit;
+        state.places = wanted;
     }
 
-    /// A permit, when one is free now.
-    pub fn try_permit(self: &Arc<Self>) -> Option<LanePermit> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(LanePermit { lane: Arc::clone(self), permit: Some(permit) })
-    }
-
-    /// A permit, first come first served; waits for as long as it takes.
-    pub async fn permit(self: &Arc<Self>) -> Option<LanePermit> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
-        Some(LanePermit { lane: Arc::clone(self), permit: Some(permit) })
-    }
-
-    #[cfg(test)]
-    fn free(&self) -> usize {
-        self.permits.available_permits()
-    }
-
-    /// Notes how long an attempt took.
-    pub fn note_pace(&self, took: Duration) {
+    /// A permit, when there is one now; a probe where the breaker asks for one.
+    pub fn try_permit(self: &Arc<Self>, now: Duration) -> Result<LanePermit, Refused> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refused::Busy)?;
         let mut state = self.state();
-        if state.pace.len() == PACE_WINDOW {
-            state.pace.pop_front();
+        let probe = match state.breaker.admit(now) {
+            Admission::Free => false,
+            Admission::Probe => true,
+            Admission::Until(until) => return Err(Refused::Until(until)),
+            Admission::Probing => return Err(Refused::Busy),
+        };
+        if let Some(Err(next)) = state.rate.as_mut().map(|rate| rate.take(now)) {
+            if probe {
+                state.breaker.probe_lost();
+            }
+            return Err(Refused::Until(next));
         }
-        state.pace.push_back(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        Ok(LanePermit { lane: Arc::clone(self), place: Some(place), probe, used: false })
     }
 
-    /// Whether a new event of a source that waits this long is better parked at once.
-    pub fn parks_at_once(&self, ack_within: Duration) -> bool {
+    /// A permit for a first attempt, first come first served; waits for a place for as long as it takes. None when
+    /// meanwhile the breaker opened or the rate was used up.
+    pub async fn permit(self: &Arc<Self>, clock: &dyn Clock) -> Option<LanePermit> {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        let mut state = self.state();
+        let has_token = state.rate.as_mut().is_none_or(|rate| rate.take(clock.monotonic()).is_ok());
+        if !state.breaker.is_closed() || !has_token {
+            if has_token && let Some(rate) = &mut state.rate {
+                rate.give_back();
+            }
+            self.put_back(&mut state, place);
+            return None;
+        }
+        Some(LanePermit { lane: Arc::clone(self), place: Some(place), probe: false, used: false })
+    }
+
+    /// Why a new event of a source that waits this long is better parked at once, if it is.
+    pub fn parks_at_once(&self, ack_within: Duration, clock: &dyn Clock) -> Option<ParkedBecause> {
         let state = self.state();
+        if !state.breaker.is_closed() {
+            return Some(ParkedBecause::BreakerOpen);
+        }
         if state.behind {
-            return true;
+            return Some(ParkedBecause::Behind);
+        }
+        if state.rate.as_ref().is_some_and(|rate| rate.ready(clock.monotonic()).is_err()) {
+            return Some(ParkedBecause::RateLimited);
         }
         // A median needs a few attempts before it says anything.
         if state.pace.len() < 3 {
-            return false;
+            return None;
         }
         let mut lengths: Vec<u64> = state.pace.iter().copied().collect();
         let middle = lengths.len() / 2;
         let (_, median, _) = lengths.select_nth_unstable(middle);
-        u128::from(*median) > ack_within.as_micros()
+        (u128::from(*median) > ack_within.as_micros()).then_some(ParkedBecause::Behind)
     }
 
     /// Something of this function was parked, due then.
-    pub fn note_parked(&self, due: Timestamp) {
-        {
-            let mut state = self.state();
-            state.next_due = Some(state.next_due.map_or(due, |next| next.min(due)));
+    pub fn note_parked(self: &Arc<Self>, due: Timestamp) {
+        let mut state = self.state();
+        state.next_due = Some(state.next_due.map_or(due, |next| next.min(due)));
+        self.list(&mut state);
+    }
+
+    /// A new event was parked for want of a token or of the breaker's consent, due now: those that come after it do not
+    /// go before it.
+    pub fn fall_behind(self: &Arc<Self>, due: Timestamp) {
+        self.state().behind = true;
+        self.note_parked(due);
+    }
+
+    /// Counts deliveries that were parked, and parked ones that were settled.
+    pub fn count(&self, parked: bool, now: Duration) {
+        let mut state = self.state();
+        if parked { state.parked.add(now) } else { state.settled.add(now) }
+    }
+
+    /// Has the pump look.
+    pub fn look(self: &Arc<Self>) {
+        self.list(&mut self.state());
+    }
+
+    /// A place comes back; it may have to go out of circulation. Who is behind is told.
+    fn put_back(self: &Arc<Self>, state: &mut LaneState, place: OwnedSemaphorePermit) {
+        if state.surplus > 0 {
+            state.surplus -= 1;
+            place.forget();
+        } else {
+            drop(place);
         }
-        self.pump.notify_one();
+        // The place is back: a pump that says it is behind only now, and then tries once more, gets it.
+        if state.behind && state.blocked_until.is_none() {
+            self.list(state);
+        }
+    }
+
+    fn list(self: &Arc<Self>, state: &mut LaneState) {
+        if !std::mem::replace(&mut state.listed, true) {
+            self.agenda.list(Arc::clone(self));
+        }
+    }
+
+    /// For the pump: it was taken from the agenda. Whether its limits were never asked for.
+    pub fn unlist(&self) -> bool {
+        let mut state = self.state();
+        state.listed = false;
+        state.fresh
     }
 
     /// For the pump: whether it should look now. If so, what it knew of the next due time is taken, so that what is
     /// parked while it looks is not overwritten by what it finds.
-    pub fn take_due(&self, now: Timestamp) -> bool {
+    pub fn take_due(&self, now: Timestamp, monotonic: Duration) -> bool {
         let mut state = self.state();
+        if state.blocked_until.is_some_and(|until| monotonic < until) {
+            return false;
+        }
+        state.blocked_until = None;
         let look = state.behind || state.next_due.is_some_and(|due| due <= now);
         if look {
             state.next_due = None;
@@ -152,9 +325,95 @@ impl Lane {
         state.next_due = state.next_due.into_iter().chain(next_due).min();
     }
 
-    /// When the pump must look again.
-    pub fn next_due(&self) -> Option<Timestamp> {
-        self.state().next_due
+    /// For the pump: due deliveries wait, and there is no permit before then.
+    pub fn blocked(&self, until: Duration) {
+        let mut state = self.state();
+        (state.behind, state.blocked_until) = (true, Some(until));
+    }
+
+    /// For the pump: sets the alarm for the moment at which it has to look without being told, if that is within
+    /// `horizon` and before any alarm that is set; when that is.
+    pub fn set_alarm(&self, now: Timestamp, monotonic: Duration, horizon: Duration) -> Option<Duration> {
+        let mut state = self.state();
+        let at = match (state.blocked_until, state.next_due) {
+            (Some(until), _) => until,
+            (None, Some(due)) if !state.behind => monotonic + due.since(now),
+            _ => return None,
+        };
+        if at > monotonic + horizon || state.alarm.is_some_and(|alarm| alarm <= at) {
+            return None;
+        }
+        state.alarm = Some(at);
+        Some(at)
+    }
+
+    /// For the pump: an alarm rang.
+    pub fn rang(self: &Arc<Self>) {
+        let mut state = self.state();
+        state.alarm = None;
+        self.list(&mut state);
+    }
+
+    /// What became of the breaker when it had been open before a restart: open for what is left of its time.
+    pub fn restore(&self, kept: FunctionState, now: Timestamp, monotonic: Duration) {
+        let mut state = self.state();
+        if state.breaker.is_closed() {
+            state.breaker = Breaker::restored(kept.open_until.since(now), kept.opened, monotonic);
+            state.reason = kept.reason;
+            state.concurrency.restart(monotonic);
+            self.adjust(&mut state);
+        }
+    }
+
+    /// What is to be kept over a restart; none when the breaker is closed.
+    pub fn to_keep(&self, now: Timestamp, monotonic: Duration) -> Option<FunctionState> {
+        let state = self.state();
+        let left = state.breaker.open_until(monotonic)?.saturating_sub(monotonic);
+        Some(FunctionState {
+            function: self.function.clone(),
+            open_until: now.plus(left),
+            opened: state.breaker.opened(),
+            reason: state.reason.clone(),
+        })
+    }
+
+    /// How it flows.
+    pub fn flow(&self, now: Timestamp, monotonic: Duration) -> Flow {
+        let mut state = self.state();
+        let open_until = state.breaker.open_until(monotonic);
+        Flow {
+            function: self.function.clone(),
+            running: u32::try_from(state.running.len()).unwrap_or(u32::MAX),
+            concurrency: state.concurrency.now(),
+            concurrency_limit: state.concurrency.limit(),
+            rate_limit: state.rate.as_ref().map(Rate::per_second),
+            parked_per_s: state.parked.per_second(monotonic),
+            drained_per_s: state.settled.per_second(monotonic),
+            breaker: state.breaker.state(monotonic),
+            open_until: open_until.map(|until| now.plus(until.saturating_sub(monotonic))),
+            reason: if open_until.is_some() { state.reason.clone() } else { String::new() },
+        }
+    }
+
+    /// Whether nothing would be lost with it.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.breaker.is_closed() && state.running.is_empty() && state.next_due.is_none() && !state.behind
+    }
+
+    /// An attempt owns this delivery.
+    pub fn began(&self, id: DeliveryId) {
+        self.state().running.insert(id);
+    }
+
+    /// No attempt owns it any more.
+    pub fn ended(&self, id: DeliveryId) {
+        self.state().running.remove(&id);
+    }
+
+    /// The deliveries that an attempt owns.
+    pub fn running(&self) -> Vec<DeliveryId> {
+        self.state().running.iter().copied().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, LaneState> {
@@ -162,21 +421,74 @@ impl Lane {
     }
 }
 
-impl Drop for LanePermit {
-    fn drop(&mut self) {
-        {
-            let mut state = self.lane.state();
-            if state.surplus > 0 {
-                state.surplus -= 1;
-                if let Some(permit) = self.permit.take() {
-                    permit.forget();
-                }
+impl LanePermit {
+    /// The function is called now.
+    pub fn begin(&mut self) {
+        self.used = true;
+    }
+
+    /// Takes in what the attempt says of the function: its pace, and whether it needs less, or rest.
+    pub fn end(
+        &mut self,
+        outcome: &Outcome,
+        (began, now): (Duration, Duration),
+        entropy: impl FnOnce() -> u64,
+    ) -> Option<Turn> {
+        let mut state = self.lane.state();
+        let signal = Signal::of(outcome);
+        if signal == Signal::Nothing {
+            return None;
+        }
+        if state.pace.len() == PACE_WINDOW {
+            state.pace.pop_front();
+        }
+        let took = now.saturating_sub(began).as_micros();
+        state.pace.push_back(u64::try_from(took).unwrap_or(u64::MAX));
+        if matches!(outcome.class, Class::Ok | Class::Accepted) {
+            state.concurrency.succeeded();
+        }
+        let trouble = match signal {
+            Signal::Overload => state.concurrency.overloaded(began, now) || self.probe,
+            Signal::Trouble => true,
+            Signal::Answer | Signal::Nothing => false,
+        };
+        let turn = if trouble {
+            state.breaker.troubled(self.probe, (began, now), outcome.retry_after, entropy)
+        } else if signal == Signal::Answer {
+            state.breaker.answered()
+        } else {
+            None
+        };
+        if turn == Some(Turn::Closed) {
+            state.blocked_until = None;
+        }
+        if let Some(Turn::Opened { first, .. }) = turn {
+            let detail = format!("{}: {}", outcome.class.as_str(), outcome.detail);
+            state.reason = excerpt(detail.trim_end_matches([' ', ':']).as_bytes(), REASON);
+            if first {
+                state.concurrency.restart(now);
             }
         }
-        drop(self.permit.take());
-        // Asked after the permit is back: a pump that says it is behind only now, and then tries once more, gets it.
-        if self.lane.state().behind {
-            self.lane.pump.notify_one();
+        // The breaker has its answer; a permit that is given back now is no lost probe.
+        self.probe = false;
+        self.lane.adjust(&mut state);
+        turn
+    }
+}
+
+impl Drop for LanePermit {
+    fn drop(&mut self) {
+        let mut state = self.lane.state();
+        if self.probe {
+            state.breaker.probe_lost();
+        }
+        if !self.used
+            && let Some(rate) = &mut state.rate
+        {
+            rate.give_back();
+        }
+        if let Some(place) = self.place.take() {
+            self.lane.put_back(&mut state, place);
         }
     }
 }
@@ -184,46 +496,157 @@ impl Drop for LanePermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::clock::ManualClock;
+
+    const NOW: Duration = Duration::from_secs(9);
 
     fn lane(limit: u32) -> Arc<Lane> {
         let function = FunctionRef { platform: "local".into(), name: "thumb".into() };
-        Lane::new(function, limit, Arc::new(Notify::new()))
+        Lane::new(function, limit, Arc::new(Agenda::default()))
+    }
+
+    fn clock() -> ManualClock {
+        let clock = ManualClock::at(Timestamp::from_micros(0));
+        clock.advance(NOW);
+        clock
+    }
+
+    impl Lane {
+        fn free(&self) -> usize {
+            self.places.available_permits()
+        }
+
+        fn limit(&self, concurrency: u32) {
+            self.set_limits(FunctionLimits { concurrency, rate: None }, NOW);
+        }
+
+        fn listed(&self) -> bool {
+            let listed = !self.agenda.take().is_empty();
+            self.unlist();
+            listed
+        }
+    }
+
+    /// An attempt that took this long and came to this.
+    fn attempt(lane: &Arc<Lane>, took: Duration, class: Class) -> Option<Turn> {
+        let mut permit = lane.try_permit(NOW).expect("a permit");
+        permit.begin();
+        permit.end(&Outcome::new(class, None, "as told"), (NOW, NOW + took), || 0)
     }
 
     #[test]
     fn limit_lowered_while_permits_are_out_holds_as_they_come_back() {
         let lane = lane(3);
-        let permits: Vec<_> = (0..3).map(|_| lane.try_permit().unwrap()).collect();
-        lane.set_limit(1);
+        let permits: Vec<_> = (0..3).map(|_| lane.try_permit(NOW).unwrap()).collect();
+        lane.limit(1);
         drop(permits);
         assert_eq!(lane.free(), 1);
-        lane.set_limit(4);
+        lane.limit(4);
         assert_eq!(lane.free(), 4);
     }
 
     #[test]
     fn limit_raised_before_the_surplus_came_back_adds_up() {
         let lane = lane(4);
-        let permits: Vec<_> = (0..4).map(|_| lane.try_permit().unwrap()).collect();
-        lane.set_limit(1);
-        lane.set_limit(2);
+        let permits: Vec<_> = (0..4).map(|_| lane.try_permit(NOW).unwrap()).collect();
+        lane.limit(1);
+        lane.limit(2);
         drop(permits);
         assert_eq!(lane.free(), 2);
     }
 
     #[test]
     fn a_slow_function_gets_its_events_by_the_queue() {
-        let lane = lane(1);
+        let (lane, clock) = (lane(1), clock());
         let wait = Duration::from_millis(25);
-        lane.note_pace(Duration::from_secs(1));
-        assert!(!lane.parks_at_once(wait), "one attempt is no median");
-        lane.note_pace(Duration::from_secs(1));
-        lane.note_pace(Duration::from_millis(1));
-        assert!(lane.parks_at_once(wait));
+        attempt(&lane, Duration::from_secs(1), Class::Ok);
+        assert_eq!(lane.parks_at_once(wait, &clock), None, "one attempt is no median");
+        attempt(&lane, Duration::from_secs(1), Class::Ok);
+        attempt(&lane, Duration::from_millis(1), Class::Ok);
+        assert_eq!(lane.parks_at_once(wait, &clock), Some(ParkedBecause::Behind));
         for _ in 0..PACE_WINDOW {
-            lane.note_pace(Duration::from_millis(1));
+            attempt(&lane, Duration::from_millis(1), Class::Ok);
         }
-        assert!(!lane.parks_at_once(wait), "it became fast again");
+        assert_eq!(lane.parks_at_once(wait, &clock), None, "it became fast again");
+    }
+
+    #[test]
+    fn a_function_that_is_away_gets_a_probe_and_no_first_attempts() {
+        let (lane, clock) = (lane(4), clock());
+        let turns: Vec<_> =
+            (0..5).filter_map(|_| attempt(&lane, Duration::from_millis(200), Class::PlatformFault)).collect();
+        let [Turn::Opened { wait, first: true }] = turns[..] else { panic!("{turns:?}") };
+        let until = NOW + Duration::from_millis(200) + wait;
+        assert_eq!(lane.parks_at_once(Duration::from_secs(9), &clock), Some(ParkedBecause::BreakerOpen));
+        assert_eq!(lane.try_permit(NOW).unwrap_err(), Refused::Until(until));
+        let mut probe = lane.try_permit(until).unwrap();
+        assert_eq!(lane.try_permit(until).unwrap_err(), Refused::Busy);
+        probe.begin();
+        let turn = probe.end(&Outcome::new(Class::Ok, None, ""), (until, until), || 0);
+        drop(probe);
+        assert_eq!(
+            (turn, lane.free()),
+            (Some(Turn::Closed), 2),
+            "it starts slowly: one, and one for the success"
+        );
+        assert_eq!(lane.parks_at_once(Duration::from_secs(9), &clock), None);
+    }
+
+    #[test]
+    fn a_permit_that_is_not_used_gives_token_and_probe_back() {
+        let lane = lane(4);
+        lane.set_limits(FunctionLimits { concurrency: 4, rate: Some(10.0) }, NOW);
+        drop(lane.try_permit(NOW).unwrap());
+        let mut used = lane.try_permit(NOW).unwrap();
+        assert_eq!(lane.try_permit(NOW).unwrap_err(), Refused::Until(NOW + Duration::from_millis(100)));
+        used.begin();
+        drop(used);
+        assert!(lane.try_permit(NOW).is_err(), "what began has used its token up");
+
+        let kept = FunctionState {
+            function: lane.function.clone(),
+            open_until: Timestamp::from_micros(0),
+            opened: 2,
+            reason: "away".into(),
+        };
+        lane.restore(kept, Timestamp::from_micros(1), NOW);
+        let later = NOW + Duration::from_secs(1);
+        drop(lane.try_permit(later).unwrap());
+        assert!(lane.try_permit(later).is_ok(), "the next may be the probe");
+    }
+
+    #[test]
+    fn refused_calls_shrink_the_concurrency_and_successes_restore_it() {
+        let lane = lane(8);
+        let all: Vec<_> = (0..8).map(|_| lane.try_permit(NOW).unwrap()).collect();
+        for mut permit in all {
+            permit.begin();
+            permit.end(&Outcome::new(Class::Throttled, Some(429), ""), (NOW, NOW), || 0);
+        }
+        assert_eq!(lane.free(), 4);
+        for _ in 0..100 {
+            attempt(&lane, Duration::ZERO, Class::Ok);
+        }
+        assert_eq!(lane.free(), 8);
+    }
+
+    #[test]
+    fn whoever_is_behind_is_listed_when_a_place_comes_back_but_not_before_its_time() {
+        let lane = lane(1);
+        let permit = lane.try_permit(NOW).unwrap();
+        lane.looked(true, None);
+        assert!(!lane.listed());
+        drop(permit);
+        assert!(lane.listed());
+        let permit = lane.try_permit(NOW).unwrap();
+        lane.blocked(NOW + Duration::from_secs(1));
+        drop(permit);
+        assert!(!lane.listed(), "there is no permit before then, whoever comes back");
+        let (now, second) = (Timestamp::from_micros(0), Duration::from_secs(1));
+        assert!(!lane.take_due(now, NOW));
+        assert_eq!(lane.set_alarm(now, NOW, second), Some(NOW + second));
+        assert_eq!(lane.set_alarm(now, NOW, second), None, "one alarm is enough");
+        assert!(lane.take_due(now, NOW + second));
     }
 
     #[test]
@@ -231,23 +654,23 @@ mod tests {
         let lane = lane(1);
         let (early, later) = (Timestamp::from_micros(5), Timestamp::from_micros(900));
         lane.note_parked(early);
-        assert!(lane.take_due(early));
+        assert!(lane.take_due(early, NOW));
         lane.note_parked(early);
         lane.looked(false, Some(later));
-        assert_eq!(lane.next_due(), Some(early));
+        assert!(lane.take_due(early, NOW));
     }
 
     #[test]
     fn due_deliveries_go_before_new_events() {
         let lane = lane(1);
         let now = Timestamp::from_micros(10);
-        assert!(!lane.take_due(now));
+        assert!(!lane.take_due(now, NOW));
         lane.note_parked(Timestamp::from_micros(5));
-        assert!(lane.take_due(now));
+        assert!(lane.take_due(now, NOW));
         lane.looked(true, Some(Timestamp::from_micros(5)));
-        assert!(lane.parks_at_once(Duration::from_secs(1)));
-        assert!(lane.take_due(now));
+        assert!(lane.parks_at_once(Duration::from_secs(1), &clock()).is_some());
+        assert!(lane.take_due(now, NOW));
         lane.looked(false, None);
-        assert!(!lane.parks_at_once(Duration::from_secs(1)) && !lane.take_due(now));
+        assert!(lane.parks_at_once(Duration::from_secs(1), &clock()).is_none() && !lane.take_due(now, NOW));
     }
 }

@@ -13,6 +13,11 @@
 //! (and a repeat of the event) from it. After a crash nothing runs, and every row is due at its time: at least once.
 //! What the pump passed over because it ran is looked at again when its attempt ends, however it ends.
 //!
+//! **Flow per function** (`lane`): concurrency that shrinks and grows by what a function answers (`concurrency`), a rate
+//! (`rate`), a circuit breaker (`breaker`). Lanes share nothing but the pump, which waits for no function: it looks at
+//! those that have something to do (`agenda`), one batch each in turn. What is slow beside it (sweeps, limits, the record
+//! of breakers) has loops of its own (`upkeep`).
+//!
 //! **Stopping.** Soft: the pump takes nothing up any more, running attempts go on. Hard: attempts are cut off, which
 //! costs them nothing; what was not yet parked is parked, due at once.
 //!
@@ -22,21 +27,29 @@
 //! attempt owns it until the record is made. The pump waits a second between its looks.
 
 mod age;
+mod agenda;
 mod attempt;
+mod breaker;
 pub mod callback;
+mod concurrency;
 mod custody;
 #[cfg(test)]
 pub(crate) mod fakes;
 mod first;
+#[cfg(test)]
+mod flow_tests;
 mod lane;
+mod meter;
 mod parked;
 #[cfg(test)]
 mod races;
+mod rate;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -45,8 +58,11 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::custody::{Custodian, Custody};
-use self::{age::JumpGuard, lane::Lane};
+use self::{age::JumpGuard, agenda::Agenda, lane::Lane};
+pub use self::{
+    custody::{Custodian, Custody},
+    lane::Flow,
+};
 use crate::{
     domain::{
         binding::Binding,
@@ -54,6 +70,7 @@ use crate::{
         delivery::{Delivery, FunctionRef},
         entropy::Entropy,
         ids::{BindingId, DeliveryId},
+        spec::FunctionLimits,
     },
     platform::Driver,
     queue::{Disposal, Queue, QueueError},
@@ -66,8 +83,8 @@ pub trait Bindings: Send + Sync + std::fmt::Debug {
     /// The binding as the mirror has it now, in whatever state; none when it is gone.
     async fn binding(&self, id: BindingId) -> anyhow::Result<Option<Arc<Binding>>>;
 
-    /// The least concurrency that any binding of this function asks for; none when no binding calls it.
-    async fn function_limit(&self, function: &FunctionRef) -> Option<u32>;
+    /// What the bindings of this function allow together; none when no binding calls it.
+    async fn function_limits(&self, function: &FunctionRef) -> Option<FunctionLimits>;
 }
 
 /// What others may ask of dispatch: the handle that the reconciler and the admin API get.
@@ -78,6 +95,9 @@ pub trait Deliveries: Send + Sync + std::fmt::Debug {
 
     /// The deliveries of a binding whose attempt is running now.
     fn running(&self, binding: BindingId) -> Vec<DeliveryId>;
+
+    /// How every function flows that was called or has deliveries parked, in the order of their names.
+    fn flows(&self) -> Vec<Flow>;
 
     /// Holds or releases a binding's parked deliveries; how many.
     async fn hold(&self, binding: BindingId, held: bool) -> Result<u64, QueueError>;
@@ -146,7 +166,10 @@ struct Inner {
     inspections: Mutex<BTreeMap<BindingId, InStep>>,
     suspicions: mpsc::Sender<BindingId>,
     ages: JumpGuard,
-    pump: Arc<Notify>,
+    agenda: Arc<Agenda>,
+    /// Functions whose breaker turned and is not on disk yet.
+    turned: Mutex<BTreeSet<FunctionRef>>,
+    turn: Notify,
     /// A write to the queue failed since the pump's last round.
     trouble: std::sync::atomic::AtomicBool,
     tracker: TaskTracker,
@@ -158,7 +181,6 @@ struct Inner {
 #[derive(Debug)]
 struct Owned {
     binding: BindingId,
-    function: FunctionRef,
     /// The pump looked at the function meanwhile and left it out.
     passed_over: bool,
 }
@@ -175,6 +197,7 @@ struct InStep {
 #[derive(Debug)]
 struct Running {
     inner: Arc<Inner>,
+    lane: Arc<Lane>,
     id: DeliveryId,
 }
 
@@ -186,18 +209,20 @@ impl Running {
 
     /// Ends, where it is known that no row is left, or the pump is told of it otherwise.
     fn end(self) {
-        lock(&self.inner.running).remove(&self.id);
+        self.remove();
+    }
+
+    fn remove(&self) -> Option<Owned> {
+        let mut running = lock(&self.inner.running);
+        self.lane.ended(self.id);
+        running.remove(&self.id)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Some(owned) = lock(&self.inner.running).remove(&self.id) else { return };
-        if owned.passed_over {
-            let lane = lock(&self.inner.lanes).get(&owned.function).cloned();
-            if let Some(lane) = lane {
-                lane.note_parked(self.inner.parts.clock.now());
-            }
+        if self.remove().is_some_and(|owned| owned.passed_over) {
+            self.lane.note_parked(self.inner.parts.clock.now());
         }
     }
 }
@@ -219,7 +244,9 @@ impl Dispatcher {
             inspections: Mutex::default(),
             suspicions,
             ages,
-            pump: Arc::new(Notify::new()),
+            agenda: Arc::default(),
+            turned: Mutex::default(),
+            turn: Notify::new(),
             trouble: false.into(),
             tracker: TaskTracker::new(),
             soft: CancellationToken::new(),
@@ -278,7 +305,7 @@ impl Dispatcher {
             return Arc::clone(lane);
         }
         let limit = self.limit(limit);
-        let lane = Lane::new(function.clone(), limit, Arc::clone(&self.inner.pump));
+        let lane = Lane::new(function.clone(), limit, Arc::clone(&self.inner.agenda));
         lanes.insert(function.clone(), Arc::clone(&lane));
         lane
     }
@@ -288,26 +315,27 @@ impl Dispatcher {
         wanted.clamp(1, self.inner.parts.max_concurrency.max(1))
     }
 
-    /// Claims a delivery for one attempt; none when another attempt owns it.
-    fn claim(&self, delivery: &Delivery) -> Option<Running> {
+    /// Claims a delivery of this lane for one attempt; none when another attempt owns it.
+    fn claim(&self, lane: &Arc<Lane>, delivery: &Delivery) -> Option<Running> {
         let mut running = lock(&self.inner.running);
         if running.contains_key(&delivery.id) {
             return None;
         }
-        let (binding, function) = (delivery.binding, delivery.function.clone());
-        running.insert(delivery.id, Owned { binding, function, passed_over: false });
-        Some(Running { inner: Arc::clone(&self.inner), id: delivery.id })
+        running.insert(delivery.id, Owned { binding: delivery.binding, passed_over: false });
+        lane.began(delivery.id);
+        Some(Running { inner: Arc::clone(&self.inner), lane: Arc::clone(lane), id: delivery.id })
     }
 
     /// For the pump: what runs of a function, to be left out of a look. Whatever ends after this is looked at again.
-    fn pass_over(&self, function: &FunctionRef) -> Vec<DeliveryId> {
+    fn pass_over(&self, lane: &Lane) -> Vec<DeliveryId> {
         let mut running = lock(&self.inner.running);
-        let owned = running.iter_mut().filter(|(_, owned)| owned.function == *function);
-        let passed_over = owned.map(|(id, owned)| {
-            owned.passed_over = true;
-            *id
-        });
-        passed_over.collect()
+        let ids = lane.running();
+        for id in &ids {
+            if let Some(owned) = running.get_mut(id) {
+                owned.passed_over = true;
+            }
+        }
+        ids
     }
 }
 
@@ -320,6 +348,12 @@ impl Deliveries for Dispatcher {
     fn running(&self, binding: BindingId) -> Vec<DeliveryId> {
         let running = lock(&self.inner.running);
         running.iter().filter(|(_, owned)| owned.binding == binding).map(|(id, _)| *id).collect()
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        let clock = &self.inner.parts.clock;
+        let (now, monotonic) = (clock.now(), clock.monotonic());
+        self.lanes().iter().map(|lane| lane.flow(now, monotonic)).collect()
     }
 
     async fn hold(&self, binding: BindingId, held: bool) -> Result<u64, QueueError> {

@@ -1,20 +1,28 @@
 //! The pump: takes up parked deliveries that are due, per function, only for free permits.
 //!
-//! **In turn.** In one round each function gets one batch at most, so that none waits for the backlog of another.
+//! **In turn.** The pump works off the agenda in its order, one batch for each lane at most; what a lane has beyond that
+//! stands behind the others. So none waits for the backlog of another, and none for another's function: the pump hands
+//! deliveries on to tasks of their own.
 //!
-//! **What wakes it:** a lane's next due time, something newly parked or due again, a permit that comes back to a lane
-//! that is behind, the end of an attempt whose delivery it had passed over. Beside that a sweep, now and then, asks the
-//! queue itself: for what is due and nobody told of, and for deliveries that are held though their binding is well (it
-//! was released while the mirror was behind) or gone (they become dead letters).
+//! **What wakes it:** a lane that lists itself (something newly parked or due again, a permit that comes back to a lane
+//! that is behind, the end of an attempt whose delivery it had passed over), and a lane's alarm (the next due time, the
+//! rate's next token, the end of the breaker's time). Once a second it looks at every lane; so an alarm is set for no
+//! longer than that, and a jump of the wall clock delays nothing for longer.
+//!
+//! While a breaker is open, the pump takes up only the probe: the delivery that is due longest.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use super::{Dispatcher, Running, lane::Lane, lane::LanePermit, lock};
+use super::{
+    Dispatcher, Running,
+    lane::{Lane, LanePermit, Refused},
+    lock,
+};
 use crate::{
     domain::{
         binding::{Binding, State},
         clock::Timestamp,
-        delivery::{DeadReason, Delivery},
+        delivery::{DeadReason, Delivery, FunctionRef},
         ids::BindingId,
     },
     queue::{QueueError, Retry},
@@ -22,11 +30,11 @@ use crate::{
     telemetry::Chain,
 };
 
-/// Longest time between two looks; also how soon a changed concurrency is in force.
+/// Longest time between two looks at a lane; also how soon changed limits are in force.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
-/// Time between two sweeps.
-const SWEEP: Duration = Duration::from_secs(30);
+/// Least time between two looks for alarms, so that many that ring one after the other are answered together.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Most deliveries taken up by one look at one function.
 const BATCH: usize = 64;
@@ -39,103 +47,134 @@ enum Fit {
     Later(Option<Timestamp>),
 }
 
+/// When which lane is to be looked at without being told.
+type Alarms = BTreeSet<(Duration, FunctionRef)>;
+
 impl Dispatcher {
-    /// Runs the pump until a soft stop, with a `beat` in each round. An error is the queue's, at start.
+    /// Runs the pump, and what goes on beside it, until a soft stop, with a `beat` in each round of the pump. An error is
+    /// the queue's, at start.
     pub async fn run(&self, beat: impl Fn() + Send) -> Result<(), QueueError> {
-        let parts = &self.inner.parts;
         self.sweep().await?;
-        let mut swept = parts.clock.monotonic();
+        tokio::join!(biased; self.pump(beat), self.upkeep(), self.keep_breakers());
+        Ok(())
+    }
+
+    async fn pump(&self, beat: impl Fn() + Send) {
+        let parts = &self.inner.parts;
+        let (mut alarms, mut all_at) = (Alarms::new(), parts.clock.monotonic());
         while !self.inner.soft.is_cancelled() {
-            self.round().await;
-            if parts.clock.monotonic().saturating_sub(swept) >= SWEEP {
-                swept = parts.clock.monotonic();
-                if let Err(error) = self.sweep().await {
-                    self.note_trouble("sweep", &error);
-                }
+            // Asked each round, so that a jump is noticed while nothing else happens.
+            self.inner.ages.in_doubt(parts.clock.as_ref());
+            let now = parts.clock.monotonic();
+            if all_at <= now {
+                all_at = now + PERIOD;
+                self.lanes().iter().for_each(Lane::look);
             }
+            self.ring(&mut alarms, now);
+            self.round(&mut alarms).await;
             beat();
             if self.inner.trouble.swap(false, Ordering::AcqRel) {
                 self.pause(PERIOD, false).await;
                 continue;
             }
-            let now = parts.clock.now();
-            let wait = self.lanes().iter().filter_map(|lane| lane.next_due()).map(|due| due.since(now)).min();
-            // What a lane has beyond its turn is taken up after the least pause.
-            self.pause(wait.unwrap_or(PERIOD).clamp(Duration::from_millis(5), PERIOD), true).await;
+            let next = alarms.first().map_or(all_at, |(at, _)| all_at.min(*at));
+            let wait = next.saturating_sub(parts.clock.monotonic());
+            self.pause(wait.clamp(PAUSE, PERIOD), true).await;
         }
-        Ok(())
     }
 
     async fn pause(&self, wait: Duration, wakeable: bool) {
         tokio::select! {
             biased;
             () = self.inner.soft.cancelled() => (),
-            () = self.inner.pump.notified(), if wakeable => (),
+            () = self.inner.agenda.listed(), if wakeable => (),
             () = tokio::time::sleep(wait) => (),
         }
     }
 
-    fn lanes(&self) -> Vec<Arc<Lane>> {
+    pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
         lock(&self.inner.lanes).values().cloned().collect()
     }
 
-    /// Looks at every lane that may have something due.
-    async fn round(&self) {
-        // Asked each round, so that a jump is noticed while nothing else happens.
-        self.inner.ages.in_doubt(self.inner.parts.clock.as_ref());
-        for lane in self.lanes() {
+    /// Lists the lanes whose alarm rings.
+    fn ring(&self, alarms: &mut Alarms, now: Duration) {
+        while let Some(alarm) = alarms.pop_first() {
+            if alarm.0 > now {
+                alarms.insert(alarm);
+                return;
+            }
+            let lane = lock(&self.inner.lanes).get(&alarm.1).cloned();
+            if let Some(lane) = lane {
+                lane.rang();
+            }
+        }
+    }
+
+    /// Looks once at every lane that is listed.
+    async fn round(&self, alarms: &mut Alarms) {
+        let clock = self.inner.parts.clock.as_ref();
+        for lane in self.inner.agenda.take() {
             if self.inner.soft.is_cancelled() {
                 return;
             }
-            if let Some(limit) = self.inner.parts.bindings.function_limit(&lane.function).await {
-                lane.set_limit(self.limit(limit));
+            if lane.unlist() {
+                self.refresh(&lane).await;
             }
-            let now = self.inner.parts.clock.now();
-            if lane.take_due(now)
+            let now = clock.now();
+            if lane.take_due(now, clock.monotonic())
                 && let Err(error) = self.serve(&lane, now).await
             {
                 lane.looked(false, Some(now.plus(PERIOD)));
                 self.note_trouble("take up due deliveries", &error);
             }
+            if let Some(at) = lane.set_alarm(clock.now(), clock.monotonic(), PERIOD) {
+                alarms.insert((at, lane.function.clone()));
+            }
         }
     }
 
+    /// Takes permits, and as many due deliveries as there are.
     async fn serve(&self, lane: &Arc<Lane>, now: Timestamp) -> Result<(), QueueError> {
         let queue = &self.inner.parts.queue;
+        let monotonic = self.inner.parts.clock.monotonic();
         let mut permits: Vec<LanePermit> = Vec::new();
-        while permits.len() < BATCH
-            && let Some(permit) = lane.try_permit()
-        {
-            permits.push(permit);
+        let mut refused = None;
+        while permits.len() < BATCH && refused.is_none() {
+            match lane.try_permit(monotonic) {
+                Ok(permit) => permits.push(permit),
+                Err(why) => refused = Some(why),
+            }
         }
         if permits.is_empty() {
-            // Woken by the permit that comes back; one that has just done so wakes it by going once more.
-            lane.looked(true, None);
-            drop(lane.try_permit());
+            if let Some(Refused::Until(until)) = refused {
+                lane.blocked(until);
+            } else {
+                // Woken by the permit that comes back; one that has just done so wakes it by going once more.
+                lane.looked(true, None);
+                drop(lane.try_permit(monotonic));
+            }
             return Ok(());
         }
-        let running = self.pass_over(&lane.function);
+        let running = self.pass_over(lane);
         let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
         let due = queue.due(&lane.function, now, &running, limit).await?;
         let all = due.len() < permits.len();
         for delivery in due {
-            let (Some(permit), Some(running)) = (permits.pop(), self.claim(&delivery)) else { continue };
+            let (Some(permit), Some(running)) = (permits.pop(), self.claim(lane, &delivery)) else {
+                continue;
+            };
             let dispatcher = self.clone();
             self.inner.tracker.spawn(async move { dispatcher.parked(delivery, permit, running).await });
         }
         if all {
-            let running = self.pass_over(&lane.function);
+            let running = self.pass_over(lane);
             lane.looked(false, queue.next_due(&lane.function, &running).await?);
         } else {
+            // Its next turn comes after those of the others.
             lane.looked(true, Some(now));
+            lane.look();
         }
         Ok(())
-    }
-
-    /// Takes note of what the queue holds and nobody may have told of.
-    async fn sweep(&self) -> Result<(), QueueError> {
-        self.release_strays().await?;
-        self.note_backlog().await
     }
 
     /// Releases deliveries that nothing holds any more; how many. They became held a moment too late: after their
@@ -152,16 +191,6 @@ impl Dispatcher {
             self.note_backlog().await?;
         }
         Ok(released)
-    }
-
-    /// Tells each lane what is due in its function.
-    pub(super) async fn note_backlog(&self) -> Result<(), QueueError> {
-        for backlog in self.inner.parts.queue.backlog().await? {
-            if let Some(due) = backlog.earliest_due {
-                self.lane(&backlog.function, 1).note_parked(due);
-            }
-        }
-        Ok(())
     }
 
     /// Whether deliveries of a binding are to be held no longer: it is well, or gone.
@@ -191,8 +220,7 @@ impl Dispatcher {
     pub(super) async fn parked(&self, delivery: Delivery, permit: LanePermit, running: Running) {
         let due = match self.fit_to_try(&delivery).await {
             Ok(Fit::Try(binding)) => {
-                let made = self.attempt(&binding, &delivery).await;
-                drop(permit);
+                let made = self.attempt(&binding, &delivery, permit).await;
                 return self.record_parked(&delivery, made, running).await;
             }
             Ok(Fit::Later(due)) => due,
@@ -201,9 +229,11 @@ impl Dispatcher {
                 Some(self.inner.parts.clock.now())
             }
         };
+        let lane = Arc::clone(&running.lane);
         drop((running, permit));
-        if let Some(due) = due {
-            self.lane(&delivery.function, 1).note_parked(due);
+        match due {
+            Some(due) => lane.note_parked(due),
+            None => lane.count(false, self.inner.parts.clock.monotonic()),
         }
     }
 

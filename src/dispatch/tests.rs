@@ -40,11 +40,13 @@ pub(super) enum Act {
 /// A function that follows a script and then succeeds for ever.
 #[derive(Debug)]
 pub(super) struct Script {
-    acts: Mutex<VecDeque<Act>>,
+    pub(super) acts: Mutex<VecDeque<Act>>,
+    /// More calls than this at once are throttled; none without a bound.
+    pub(super) capacity: AtomicUsize,
     pub(super) calls: Mutex<Vec<DeliveryId>>,
     pub(super) gate: tokio::sync::Semaphore,
-    now: AtomicUsize,
-    most: AtomicUsize,
+    pub(super) now: AtomicUsize,
+    pub(super) most: AtomicUsize,
     /// What was parked when a call began.
     seen_parked: Mutex<Vec<u64>>,
     queue: Mutex<Option<Arc<SqliteQueue>>>,
@@ -70,8 +72,15 @@ impl Driver for Script {
 
     async fn invoke(&self, call: Call<'_>) -> Outcome {
         lock(&self.calls).push(call.delivery.id);
+        if call.delivery.function.name.starts_with("hanging") {
+            return std::future::pending().await;
+        }
         let running = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(running, Ordering::SeqCst);
+        if running > self.capacity.load(Ordering::SeqCst) {
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            return Outcome::new(Class::Throttled, Some(429), "too many at once");
+        }
         let queue = lock(&self.queue).clone();
         if let Some(queue) = queue {
             let parked = queue.parked_of(call.binding.id).await.unwrap();
@@ -120,10 +129,12 @@ impl Bindings for Mirror {
         }
     }
 
-    async fn function_limit(&self, function: &FunctionRef) -> Option<u32> {
+    async fn function_limits(&self, function: &FunctionRef) -> Option<FunctionLimits> {
         let bindings = lock(&self.bindings);
-        let of_it = bindings.values().filter(|binding| binding.spec.function.to_ref() == *function);
-        of_it.map(|binding| binding.spec.concurrency).min()
+        let of_it = || bindings.values().filter(|binding| binding.spec.function.to_ref() == *function);
+        let concurrency = of_it().map(|binding| binding.spec.concurrency).min()?;
+        let rate = of_it().filter_map(|binding| binding.spec.rate_limit).min_by(f64::total_cmp);
+        Some(FunctionLimits { concurrency, rate })
     }
 }
 
@@ -195,6 +206,7 @@ impl Bench {
         let script = Arc::new(Script {
             acts: Mutex::new(acts.into_iter().collect()),
             calls: Mutex::default(),
+            capacity: AtomicUsize::new(usize::MAX),
             gate: tokio::sync::Semaphore::new(0),
             now: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
@@ -229,11 +241,29 @@ impl Bench {
         binding: Arc<Binding>,
         plan: Plan,
     ) -> (DeliveryId, oneshot::Receiver<bool>) {
+        self.hand(&self.dispatcher, binding, plan)
+    }
+
+    /// Submits to another dispatcher, as after a restart.
+    pub(super) fn submit_to(
+        &self,
+        dispatcher: &Dispatcher,
+        plan: Plan,
+    ) -> (DeliveryId, oneshot::Receiver<bool>) {
+        self.hand(dispatcher, Arc::clone(&self.binding), plan)
+    }
+
+    fn hand(
+        &self,
+        dispatcher: &Dispatcher,
+        binding: Arc<Binding>,
+        plan: Plan,
+    ) -> (DeliveryId, oneshot::Receiver<bool>) {
         let delivery = self.delivery(&binding);
         let id = delivery.id;
         let (told, safe) = oneshot::channel();
         let custody = Custody::new(Arc::new(Tell(Mutex::new(Some(told)))));
-        self.dispatcher.submit(Submission { delivery, binding, plan, custody });
+        dispatcher.submit(Submission { delivery, binding, plan, custody });
         (id, safe)
     }
 
@@ -251,7 +281,7 @@ impl Bench {
         id
     }
 
-    fn delivery(&self, binding: &Binding) -> Delivery {
+    pub(super) fn delivery(&self, binding: &Binding) -> Delivery {
         let number = self.events.fetch_add(1, Ordering::SeqCst);
         let event = Event {
             id: EventId::of_record("default", &number.to_be_bytes()),

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::spec::{BindingSpec, InvalidSpec, Mode, Payload, Target};
+pub use super::spec::{BindingSpec, FunctionLimits, InvalidSpec, Mode, Payload, Target};
 use super::{clock::Timestamp, ids::BindingId, secret::SigningSecret};
 
 /// What is wanted of a binding.

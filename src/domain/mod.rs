@@ -9,6 +9,7 @@ pub mod entropy;
 pub mod event;
 pub mod event_name;
 pub mod filter;
+pub mod glob;
 pub mod ids;
 pub mod outcome;
 pub mod retry;

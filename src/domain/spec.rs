@@ -66,9 +66,22 @@ pub struct BindingSpec {
     /// Most calls of the function at once; 1 to 10,000. The least of a function's bindings counts.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
+    /// Most calls of the function in a second; 0.01 to 10,000, no limit when it is left out. The least of a function's
+    /// bindings counts. What exceeds it waits in the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<f64>,
     /// Events caused by these principals do not fire: those that the function itself writes with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore_principals: Vec<String>,
+}
+
+/// What a function's bindings allow together: the least of each.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FunctionLimits {
+    /// Most calls at once.
+    pub concurrency: u32,
+    /// Most calls in a second; none without a limit.
+    pub rate: Option<f64>,
 }
 
 /// The function of a spec, as the API writes it: two plain fields.
@@ -100,7 +113,7 @@ fn default_concurrency() -> u32 {
 }
 
 /// A spec out of its limits.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum InvalidSpec {
     /// A bucket name that S3 does not allow.
     #[error(
@@ -124,6 +137,9 @@ pub enum InvalidSpec {
         /// What it is.
         value: u64,
     },
+    /// A rate out of its range.
+    #[error("rate_limit must be between 0.01 and 10000 calls in a second, not {0}")]
+    Rate(f64),
     /// More ignored principals than are sensible.
     #[error("ignore_principals may name at most 64 principals of at most 256 bytes")]
     Principals,
@@ -151,6 +167,11 @@ impl BindingSpec {
         range("timeout_ms", self.timeout_ms, 1, 900_000)?;
         range("max_event_age_s", self.max_event_age_s, 1, 2_592_000)?;
         range("concurrency", u64::from(self.concurrency), 1, 10_000)?;
+        if let Some(rate) = self.rate_limit
+            && !(0.01..=10_000.0).contains(&rate)
+        {
+            return Err(InvalidSpec::Rate(rate));
+        }
         if self.ignore_principals.len() > 64 || self.ignore_principals.iter().any(|name| name.len() > 256) {
             return Err(InvalidSpec::Principals);
         }
@@ -229,6 +250,11 @@ mod tests {
         };
         assert!(broken(|spec| spec.bucket = "No".into()).contains("no bucket name"));
         assert!(broken(|spec| spec.function.function = "../x".into()).contains("no function name"));
+        for rate in [0.0, -1.0, 10_001.0, f64::NAN] {
+            let mut spec = spec(SPEC);
+            spec.rate_limit = Some(rate);
+            assert!(spec.validate().unwrap_err().to_string().contains("rate_limit"), "{rate}");
+        }
         assert!(broken(|spec| spec.timeout_ms = 0).contains("timeout_ms"));
         assert!(broken(|spec| spec.retry.max_attempts = 0).contains("max_attempts"));
     }

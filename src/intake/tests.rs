@@ -25,6 +25,7 @@ use crate::{
         ids::{BindingId, DeliveryId},
         outcome::{Class, Outcome},
         secret::SigningSecret,
+        spec::FunctionLimits,
     },
     queue::{QueueOptions, SqliteQueue},
     source::Acknowledged,
@@ -110,7 +111,7 @@ impl Bindings for Mirror {
         Ok(self.0.iter().find(|binding| binding.id == id).cloned())
     }
 
-    async fn function_limit(&self, _: &FunctionRef) -> Option<u32> {
+    async fn function_limits(&self, _: &FunctionRef) -> Option<FunctionLimits> {
         None
     }
 }

@@ -114,8 +114,9 @@ impl Answer<'_> {
     fn retry_after(&self, now: Timestamp) -> Option<Duration> {
         let text = self.text(header::RETRY_AFTER.as_str())?;
         let text = text.trim();
-        let wait = if let Ok(seconds) = text.parse::<u64>() {
-            Duration::from_secs(seconds)
+        let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            // More digits than a number holds are still a wish to wait, and bounded below.
+            Duration::from_secs(text.parse().unwrap_or(u64::MAX))
         } else {
             let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
             Timestamp::from_micros(date.as_microsecond()).since(now)
@@ -219,7 +220,13 @@ mod tests {
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:47 GMT"), Some(Duration::from_secs(10)));
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:07 GMT"), Some(Duration::ZERO));
         assert_eq!(wait("99999999999"), Some(MAX_RETRY_AFTER));
-        assert_eq!(wait("soon"), None);
+        assert_eq!(wait("99999999999999999999999999999"), Some(MAX_RETRY_AFTER));
+        assert_eq!(wait("Thu, 01 Jan 9998 00:00:00 GMT"), Some(MAX_RETRY_AFTER));
+        assert_eq!(wait("0"), Some(Duration::ZERO));
+        assert_eq!(wait(" 7 "), Some(Duration::from_secs(7)));
+        for absurd in ["soon", "", "-5", "+5", "1e9", "7.5", "0x10", "7 s", "Sun, 99 Nov 1994 08:49:47 GMT"] {
+            assert_eq!(wait(absurd), None, "{absurd}");
+        }
         assert_eq!(
             outcome(503, &[("retry-after", "3")], "", false).retry_after,
             Some(Duration::from_secs(3))

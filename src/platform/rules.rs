@@ -72,7 +72,7 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 pub enum InvalidPlatform {
     /// Its URL is none.
     #[error(
-        "platforms.{platform}: `url` must be an http or https URL without query and credentials, such as http://127.0.0.1:8361"
+        "platforms.{platform}: `url` must be an http or https URL without query and credentials, such as http://127.0.0.1:8700"
     )]
     Url {
         /// Its name in the config.

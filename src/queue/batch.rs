@@ -49,6 +49,9 @@ impl Batch<'_> {
             }
             Work::Replay { id, now } => self.replay(*id, *now).await,
             Work::Discard(id) => self.discard(*id).await,
+            Work::KeepFunction { function, state } => {
+                self.keep_function_state(function, state.as_ref()).await
+            }
             Work::Reject { table, seq, problem } => self.reject(*table, *seq, problem).await,
             // Parks and deliveries come in runs, and closing is the writer's own affair.
             Work::Park(_) | Work::Delivered(_) | Work::Close => Ok(Step::Done(Ok(Answer::Nothing))),

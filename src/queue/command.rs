@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::{
-    DeadLetter, Disposal, Park, Parked, Quarantined, QueueError, Retry, Ticket,
+    DeadLetter, Disposal, FunctionState, Park, Parked, Quarantined, QueueError, Retry, Ticket,
     rows::{Table, end_of_attempt},
 };
 use crate::domain::{
@@ -47,6 +47,10 @@ pub(super) enum Work {
         now: Timestamp,
     },
     Discard(DeliveryId),
+    KeepFunction {
+        function: FunctionRef,
+        state: Option<FunctionState>,
+    },
     /// A row that cannot be read goes to the quarantine.
     Reject {
         table: Table,
@@ -78,6 +82,7 @@ impl Work {
             Self::Dispose { .. } => "dispose",
             Self::Replay { .. } => "replay",
             Self::Discard(_) => "discard",
+            Self::KeepFunction { .. } => "keep a function's state",
             Self::Close => "close",
         }
     }

@@ -18,6 +18,7 @@ mod batch;
 mod books;
 mod command;
 mod deliveries;
+mod functions;
 mod letters;
 mod open;
 mod parks;
@@ -174,6 +175,19 @@ pub struct Retry {
     pub attempt: Option<Attempt>,
 }
 
+/// What is kept of a function whose circuit breaker is not closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionState {
+    /// Which function.
+    pub function: FunctionRef,
+    /// Until when no call goes.
+    pub open_until: Timestamp,
+    /// How often the breaker opened since it was closed.
+    pub opened: u32,
+    /// Why, for a person.
+    pub reason: String,
+}
+
 /// How much one function has parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backlog {
@@ -185,6 +199,8 @@ pub struct Backlog {
     pub earliest_due: Option<Timestamp>,
     /// Deliveries that are held.
     pub held: u64,
+    /// When the delivery that is parked longest, held or not, was accepted.
+    pub oldest: Option<Timestamp>,
 }
 
 /// What could never be processed.
@@ -321,6 +337,16 @@ pub trait Queue: Send + Sync + fmt::Debug {
 
     /// Forgets a dead letter; whether there was one.
     async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError>;
+
+    /// Keeps what is known of a function, or forgets it.
+    async fn keep_function_state(
+        &self,
+        function: FunctionRef,
+        state: Option<FunctionState>,
+    ) -> Result<(), QueueError>;
+
+    /// What is kept of functions.
+    async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError>;
 
     /// Bytes of the file in use, and its bound.
     async fn usage(&self) -> Result<(u64, u64), QueueError>;

@@ -5,7 +5,8 @@
 
 use std::{
     fs::{OpenOptions, Permissions},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -126,6 +127,27 @@ pub(super) fn prepare_file(path: &Path) -> Result<(), QueueError> {
     let made = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
     made.and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
         .map_err(|error| failed("open", sqlx::Error::Io(error)))
+}
+
+/// Which file it is, whatever its name says later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    /// The file that has this name now.
+    pub(super) async fn of(path: &Path) -> Result<Self, sqlx::Error> {
+        let metadata = tokio::fs::metadata(path).await.map_err(sqlx::Error::Io)?;
+        Ok(Self(metadata.dev(), metadata.ino()))
+    }
+
+    /// An error when the name does not lead to this file any more: what is written into it would be gone at its close.
+    pub(super) async fn still_at(self, path: &Path) -> Result<(), sqlx::Error> {
+        if Self::of(path).await.is_ok_and(|now| now == self) {
+            return Ok(());
+        }
+        let said = format!("{} was removed or replaced while in use; restart this daemon", path.display());
+        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said)))
+    }
 }
 
 /// Brings the schema up to date, or says why not.

@@ -95,11 +95,12 @@ pub(super) async fn next_due(
 
 pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT f.platform, f.name, b.parked, b.earliest, b.held \
+        "SELECT f.platform, f.name, b.parked, b.earliest, b.held, d.accepted_at AS oldest \
          FROM (SELECT function, SUM(held = 0) AS parked, MIN(CASE WHEN held = 0 THEN due END) AS earliest, \
-                   SUM(held) AS held \
+                   SUM(held) AS held, MIN(seq) AS first \
                FROM delivery INDEXED BY delivery_due GROUP BY function) AS b \
-         JOIN function f ON f.id = b.function ORDER BY f.platform, f.name",
+         JOIN function f ON f.id = b.function LEFT JOIN delivery d ON d.seq = b.first \
+         ORDER BY f.platform, f.name",
     )
     .fetch_all(pool)
     .await?;
@@ -110,6 +111,7 @@ pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Err
             parked: count("parked")?,
             earliest_due: row.try_get::<Option<i64>, _>("earliest")?.map(Timestamp::from_micros),
             held: count("held")?,
+            oldest: row.try_get::<Option<i64>, _>("oldest")?.map(Timestamp::from_micros),
         })
     });
     backlog.collect()

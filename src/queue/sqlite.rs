@@ -19,11 +19,12 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Backlog, DeadLetter, DeadLetterQuery, Disposal, Park, Parked, Quarantined, Queue, QueueError,
-    QueueOptions, Retry, Writer,
+    Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, Queue,
+    QueueError, QueueOptions, Retry, Writer,
     books::Books,
     command::{Answer, Command, LetterRow, ParkRow, Work},
-    open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
+    functions,
+    open::{FileId, Limits, connect_options, failed, migrate, prepare_file, read_options},
     read::{self, Page},
     rows::Table,
     writer::MAX_BATCH,
@@ -71,6 +72,7 @@ impl SqliteQueue {
     ) -> Result<(Self, Writer), QueueError> {
         let opening = |error| failed("open", error);
         let mut conn = connect.connect().await.map_err(opening)?;
+        let file = FileId::of(connect.get_filename()).await.map_err(opening)?;
         migrate(&mut conn, options.migrate).await?;
         if let Err(error) = Books::forget_unused(&mut conn).await {
             tracing::warn!(error = %Chain(&error), "functions without deliveries stay in the queue file");
@@ -97,6 +99,7 @@ impl SqliteQueue {
         let writer = Writer {
             requests: receiver,
             options: connect,
+            file,
             limits: Limits::from(options),
             conn: Some(conn),
             books: Some(books),
@@ -277,6 +280,18 @@ impl Queue for SqliteQueue {
 
     async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
         self.was(Work::Discard(id)).await
+    }
+
+    async fn keep_function_state(
+        &self,
+        function: FunctionRef,
+        state: Option<FunctionState>,
+    ) -> Result<(), QueueError> {
+        self.ask(Work::KeepFunction { function, state }).await.map(drop)
+    }
+
+    async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError> {
+        functions::function_states(self.readers()?).await.map_err(|error| failed("function_states", error))
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {

@@ -11,6 +11,9 @@
 //! without the answers; after it, the rows are there and what waited for the answer is delivered or parked again under
 //! the same id, which changes nothing.
 //!
+//! A file that was removed, or replaced by another, takes commits as ever and keeps none of them. So after each commit
+//! the name is asked for its file, and when it is not ours, the batch has failed, and so does every later one.
+//!
 //! **Space.** After a burst the free pages beyond [`SLACK_PAGES`] are given back to the file system in small steps,
 //! only while nobody waits.
 //!
@@ -33,7 +36,7 @@ use super::{
     batch::{Batch, used_bytes},
     books::Books,
     command::{Answer, Command, Step, Work},
-    open::{Limits, failed},
+    open::{FileId, Limits, failed},
 };
 use crate::telemetry::{Chain, Metric};
 
@@ -57,6 +60,8 @@ const VACUUM_PAGES: i64 = 256;
 pub struct Writer {
     pub(super) requests: mpsc::Receiver<Command>,
     pub(super) options: SqliteConnectOptions,
+    /// What was opened; another file of that name is not it.
+    pub(super) file: FileId,
     pub(super) limits: Limits,
     /// None after a failure: the next batch opens a new one.
     pub(super) conn: Option<SqliteConnection>,
@@ -190,6 +195,7 @@ impl Writer {
         let mut batch = Batch { conn: &mut transaction, books: &mut books, limits: self.limits, used };
         let steps = batch.apply(commands).await?;
         transaction.commit().await?;
+        self.file.still_at(self.options.get_filename()).await?;
         self.conn = Some(conn);
         self.books = Some(books);
         self.commits.fetch_add(1, Ordering::Relaxed);

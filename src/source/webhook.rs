@@ -15,8 +15,9 @@
 //! that does not is marked `pressed` and parked, and refused (and counted as lost) only at twice the bound; what a
 //! twin target brings too is answered 200 and dropped. A twin is always answered on receipt.
 //!
-//! **Bounded.** Connections, the time for a head, the time for a body, the size of both; bodies being read count
-//! against the source's bound from their beginning. Idle connections are closed only after MinIO has done so
+//! **Bounded.** Connections, the time for a head, the time for a body, the size of both, and the time in which nothing
+//! of an answer is taken (by the kernel, which closes the connection); bodies being read count against the source's
+//! bound from their beginning. Idle connections are closed only after MinIO has done so
 //! itself (15 s): otherwise a POST could meet a connection that is just being closed, and one attempt is all some
 //! targets make.
 //!
@@ -66,12 +67,15 @@ pub struct Limits {
     pub head_time: Duration,
     /// Time for a request's body.
     pub body_time: Duration,
+    /// Time in which a part of an answer must be taken, or the connection goes.
+    pub answer_time: Duration,
 }
 
 impl Default for Limits {
     /// The head's time is longer than MinIO keeps an idle connection (15 s).
     fn default() -> Self {
-        Self { connections: 1_024, head_time: Duration::from_secs(30), body_time: Duration::from_secs(30) }
+        let time = Duration::from_secs(30);
+        Self { connections: 1_024, head_time: time, body_time: time, answer_time: time }
     }
 }
 
@@ -220,6 +224,12 @@ async fn serve(stream: TcpStream, serving: Serving, stop: CancellationToken) {
     let Serving { endpoint, inbox, limits } = serving;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was not set");
+    }
+    // Who sends request after request and reads no answer would hold the connection for ever: hyper then waits to write,
+    // and minds no time for heads.
+    let answer_time = u32::try_from(limits.answer_time.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, answer_time) {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT was not set");
     }
     let source = Arc::clone(&endpoint.origin.source);
     let service = service_fn(move |request: Request<Incoming>| {

@@ -7,7 +7,7 @@ use std::{error::Error, time::Duration};
 use super::{Chain, Metric, Recent, RecentOutcome};
 use crate::domain::{
     clock::Timestamp,
-    delivery::{DeadReason, Delivery},
+    delivery::{DeadReason, Delivery, FunctionRef},
     event::Event,
     outcome::{Class, Outcome},
 };
@@ -94,6 +94,10 @@ pub enum ParkedBecause {
     NoPermit,
     /// Its function has due deliveries waiting, or is slow of late.
     Behind,
+    /// Its function's circuit breaker is open.
+    BreakerOpen,
+    /// Its function is called as often as it may be.
+    RateLimited,
     /// Its binding is being mended, or was paused.
     Held,
     /// Its source is over its bound.
@@ -123,6 +127,8 @@ impl DeliveryParked<'_> {
             ParkedBecause::Slow => "slow",
             ParkedBecause::NoPermit => "no_permit",
             ParkedBecause::Behind => "behind",
+            ParkedBecause::BreakerOpen => "breaker_open",
+            ParkedBecause::RateLimited => "rate_limited",
             ParkedBecause::Held => "held",
             ParkedBecause::Pressed => "pressed",
             ParkedBecause::NoRedelivery => "no_redelivery",
@@ -132,6 +138,41 @@ impl DeliveryParked<'_> {
         Metric::Parked.count_often([("because", because)]);
         let delivery = self.delivery;
         tracing::debug!(delivery = %delivery.id, function = %delivery.function, because, "parked");
+    }
+}
+
+/// A function's circuit breaker opened or closed.
+#[derive(Debug)]
+pub struct BreakerTurned<'a> {
+    /// Which function.
+    pub function: &'a FunctionRef,
+    /// For how long it is open; none when it closed.
+    pub open_for: Option<Duration>,
+    /// Whether it was closed before, and not a probe that failed.
+    pub first: bool,
+    /// The outcome that turned it.
+    pub outcome: &'a Outcome,
+}
+
+impl BreakerTurned<'_> {
+    /// Tells it.
+    pub fn tell(&self) {
+        let (function, class) = (self.function, self.outcome.class.as_str());
+        let Some(open_for) = self.open_for else {
+            tracing::info!(%function, "the function is back: its circuit breaker is closed");
+            return;
+        };
+        let open_ms = open_for.as_millis();
+        if self.first {
+            Metric::BreakerTrips
+                .count(&[("platform", function.platform.to_string()), ("class", class.to_owned())]);
+            tracing::warn!(
+                %function, class, status = self.outcome.status, detail = %self.outcome.detail, open_ms,
+                "the function is away: its circuit breaker is open, its deliveries wait (`triggerd functions`)"
+            );
+        } else {
+            tracing::debug!(%function, class, detail = %self.outcome.detail, open_ms, "a probe failed");
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! The log: on standard error, for people or as JSON.
 //!
 //! Keys of objects, names of events and answers of functions are other people's texts, and a key may hold a line feed:
-//! in the text form control characters are escaped, so that nobody can write a line of ours.
+//! in the text form control characters are escaped, so that nobody can write a line of ours, and of each field the
+//! first [`FIELD`] characters are written, so that nobody can write a line without end.
 
 use std::{
-    fmt::{self, Debug},
+    fmt::{self, Debug, Write as _},
     io::IsTerminal,
 };
 
@@ -17,6 +18,9 @@ use tracing_subscriber::{
 };
 
 use crate::config::log::{LogConfig, LogFormat};
+
+/// Most characters of one field in the text form: twice the longest key, escapes aside.
+const FIELD: usize = 2_048;
 
 /// Starts logging. A second call in one process changes nothing.
 pub fn start(config: &LogConfig) -> Result<(), ParseError> {
@@ -33,15 +37,34 @@ pub fn start(config: &LogConfig) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// Writes a field without its control characters.
+/// Writes a field without its control characters, cut to its beginning.
 fn one_line(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
     if field.name() != "message" {
         write!(writer, "{}=", field.name())?;
     }
-    format!("{value:?}").chars().try_for_each(|c| match c {
-        c if c.is_control() => write!(writer, "{}", c.escape_default()),
-        c => writer.write_char(c),
-    })
+    let mut shown = Shown { writer, left: FIELD };
+    write!(shown, "{value:?}")?;
+    if shown.left == 0 { shown.writer.write_char('…') } else { Ok(()) }
+}
+
+/// What passes control characters on escaped, and nothing after so many characters.
+struct Shown<'a, 'w> {
+    writer: &'a mut Writer<'w>,
+    left: usize,
+}
+
+impl fmt::Write for Shown<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars().take(self.left) {
+            if c.is_control() {
+                write!(self.writer, "{}", c.escape_default())?;
+            } else {
+                self.writer.write_char(c)?;
+            }
+            self.left -= 1;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -75,22 +98,33 @@ mod tests {
         }
     }
 
-    #[test]
-    fn foreign_text_makes_no_line_of_its_own() {
+    fn written(tell: impl FnOnce()) -> String {
         let log = Log::default();
         let fields = debug_fn(one_line).delimited(" ");
         let subscriber =
             tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).fmt_fields(fields).finish();
+        tracing::subscriber::with_default(subscriber, tell);
+        String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn foreign_text_makes_no_line_of_its_own() {
         let key = "in/a\nERROR forged\r\x1b[2J\u{9b}ü.txt";
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(%key, tries = 3, name = "text", "a message with {key}");
-        });
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let text = written(|| tracing::warn!(%key, tries = 3, name = "text", "a message with {key}"));
         let key = "in/a\\nERROR forged\\r\\u{1b}[2J\\u{9b}ü.txt";
         assert!(
             text.ends_with(&format!(": a message with {key} key={key} tries=3 name=\"text\"\n")),
             "{text}"
         );
         assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn foreign_text_makes_no_line_without_end() {
+        let key = "k".repeat(1 << 20);
+        let text = written(|| tracing::warn!(%key, tries = 3, "told"));
+        assert!(text.ends_with("k… tries=3\n") && text.len() < FIELD + 200, "{} bytes", text.len());
+        let key = "k".repeat(1_024);
+        assert!(written(|| tracing::warn!(%key, "told")).ends_with(&format!(" key={key}\n")));
     }
 }

@@ -44,6 +44,11 @@ metrics! {
     DeliverySeconds: Histogram "triggerd_delivery_seconds", "From an event's arrival to its delivery, by platform.";
     DeadLetters: Counter "triggerd_dead_letters_total", "Deliveries given up, by platform and reason.";
     Parked: Counter "triggerd_parked_total", "Deliveries parked, by reason.";
+    BreakerTrips: Counter "triggerd_breaker_trips_total", "Times that a function's circuit breaker opened (probes that failed not counted), by platform and class of outcome.";
+    BreakersOpen: Gauge "triggerd_breakers_open", "Functions whose circuit breaker is not closed, by platform.";
+    FunctionsShrunk: Gauge "triggerd_functions_shrunk", "Functions that are called less at once than their bindings allow, because they refused calls, by platform.";
+    ParkedDeliveries: Gauge "triggerd_parked_deliveries", "Deliveries parked now, held ones included, by platform; looked at every 30 seconds.";
+    ParkedOldest: Gauge "triggerd_parked_oldest_seconds", "Age of the delivery that is parked longest, by platform; looked at every 30 seconds.";
     QueueTrouble: Counter "triggerd_queue_failures_total", "Queue operations that failed.";
     Events: Counter "triggerd_events_total", "Events that came in, by source and whether they matched a binding.";
     Repeats: Counter "triggerd_event_repeats_total", "Repeated events, by source and whether the first copy was in flight or settled.";
@@ -71,6 +76,11 @@ impl Metric {
             Kind::Gauge => metrics::describe_gauge!(name, help),
             Kind::Histogram => metrics::describe_histogram!(name, help),
         }
+    }
+
+    /// Shows a counter at 0, with these labels: Prometheus sees no growth from nothing to 1.
+    pub fn begin(self, labels: &[(&'static str, String)]) {
+        metrics::counter!(self.name(), labels).increment(0);
     }
 
     /// Counts one, with these labels.
@@ -103,7 +113,8 @@ mod tests {
             assert!(seen.insert(name), "{name} twice");
             assert!(name.starts_with("triggerd_") && help.ends_with('.'), "{name}");
             assert_eq!(kind == Kind::Counter, name.ends_with("_total"), "{name}");
-            assert_eq!(kind == Kind::Histogram, name.ends_with("_seconds"), "{name}");
+            assert!(kind != Kind::Histogram || name.ends_with("_seconds"), "{name}");
+            assert!(kind != Kind::Counter || !name.ends_with("_seconds"), "{name}");
         }
     }
 }

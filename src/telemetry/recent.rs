@@ -9,6 +9,9 @@ use crate::domain::{
     ids::{BindingId, DeliveryId, EventId},
 };
 
+/// Most bytes that are remembered of one text: the longest key that S3 allows. What comes in may say anything.
+const TEXT: usize = 1_024;
+
 /// One outcome, as it is shown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecentOutcome {
@@ -36,7 +39,7 @@ pub struct RecentOutcome {
     pub detail: String,
 }
 
-/// A ring of recent outcomes: fixed in size, the oldest go.
+/// A ring of recent outcomes: fixed in size, the oldest go, and of each text the beginning is kept.
 #[derive(Debug)]
 pub struct Recent {
     limit: usize,
@@ -50,7 +53,9 @@ impl Recent {
     }
 
     /// Notes one.
-    pub fn note(&self, outcome: RecentOutcome) {
+    pub fn note(&self, mut outcome: RecentOutcome) {
+        let RecentOutcome { bucket, key, name, detail, .. } = &mut outcome;
+        [bucket, key, name, detail].into_iter().for_each(cut);
         let mut ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let oldest = if ring.len() >= self.limit { ring.pop_front() } else { None };
         ring.push_back(outcome);
@@ -70,5 +75,48 @@ impl Recent {
         let ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let wanted = |outcome: &&RecentOutcome| binding.is_none() || outcome.binding == binding;
         ring.iter().rev().filter(wanted).take(limit).cloned().collect()
+    }
+}
+
+fn cut(text: &mut String) {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_however_long_they_come_in() {
+        let recent = Recent::new(2);
+        let long = "ä".repeat(500_000);
+        recent.note(RecentOutcome {
+            at: Timestamp::default(),
+            event: EventId::from_bytes([1; 16]),
+            delivery: None,
+            binding: None,
+            bucket: long.clone(),
+            key: format!("a{long}"),
+            name: long.clone(),
+            outcome: "unmatched".into(),
+            took_us: 0,
+            detail: long,
+        });
+        let kept = recent.latest(None, 1).remove(0);
+        assert!(kept.key.starts_with("aä") && kept.key.ends_with("ä…"));
+        for text in [&kept.bucket, &kept.key, &kept.name, &kept.detail] {
+            assert!(text.len() <= TEXT + '…'.len_utf8(), "{} bytes", text.len());
+        }
+    }
+
+    #[test]
+    fn the_longest_key_that_there_is_stays_whole() {
+        let mut key = "k".repeat(TEXT);
+        cut(&mut key);
+        assert_eq!(key, "k".repeat(TEXT));
     }
 }

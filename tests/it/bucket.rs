@@ -176,6 +176,8 @@ async fn refusals_say_which_bucket_or_target_and_what_to_do(_: Ctx) -> Result<()
     let error = buckets(&nobody).read("photos").await.err().context("nobody answered")?;
     ensure!(matches!(error, BucketError::Unreachable { .. }), "{}", Chain(&error));
     ensure!(error.to_string().contains(&nobody.endpoint), "{error}");
+    let whole = Chain(&error).to_string();
+    ensure!(whole.contains("refused") && !whole.contains('{'), "a person reads this: {whole}");
     Ok(())
 }
 

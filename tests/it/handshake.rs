@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use triggerd::binding::bucket_rules::is_ours;
 use triggerd::binding::{ConfirmError, Handle, InspectionVerdict, Parts, Reconciler, Settings, Storage};
 use triggerd::bucket::{BucketNotifications as _, BucketRule, Configuration, S3Buckets};
-use triggerd::dispatch::Deliveries;
+use triggerd::dispatch::{Deliveries, Flow};
 use triggerd::domain::binding::{Binding, State, StepName, StepState};
 use triggerd::domain::clock::{Clock, SystemClock};
 use triggerd::domain::delivery::FunctionRef;
@@ -58,6 +58,10 @@ impl Deliveries for NoDeliveries {
     fn wake(&self, _: &FunctionRef) {}
 
     fn running(&self, _: BindingId) -> Vec<DeliveryId> {
+        Vec::new()
+    }
+
+    fn flows(&self) -> Vec<Flow> {
         Vec::new()
     }
 

@@ -139,7 +139,11 @@ pub(crate) async fn each_part_of_the_rule_is_checked_against_the_signed_body() {
     with_glob["suffix"] = Value::Null;
     with_glob["glob"] = json!("in/**/*.jpg");
     assert_eq!(platform.put("r2", &with_glob).await.status(), 201);
+    with_glob["glob"] = json!("第?章/[!x]*");
+    assert_eq!(platform.put("r3", &with_glob).await.status(), 201);
     for (id, name, bucket, key, refused) in [
+        ("r3", "s3:ObjectCreated:Put", "photos", "%E7%AC%AC%E4%B8%80%E7%AB%A0%2F%E5%9B%BE.jpg", None),
+        ("r3", "s3:ObjectCreated:Put", "photos", "%E7%AC%AC%E4%B8%80%E7%AB%A0%2Fx.jpg", Some("glob")),
         ("r1", "s3:ObjectCreated:Put", "photos", "in%2Fa.jpg", None),
         ("r1", "ObjectCreated:Put", "photos", "in/a.jpg", None),
         ("r1", "s3:ObjectCreatedX:Put", "photos", "in%2Fa.jpg", Some("event name")),

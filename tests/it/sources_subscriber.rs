@@ -100,7 +100,7 @@ pub(crate) async fn broker() -> Result<Mosquitto> {
 /// Publishes at QoS 1 and returns when the broker has acknowledged all.
 pub(crate) async fn publish(mosquitto: &Mosquitto, topic: &str, payloads: Vec<Vec<u8>>) -> Result<()> {
     let mut options = mosquitto.client_options("publisher")?;
-    options.set_max_packet_size(1 << 20, 1 << 20);
+    options.set_max_packet_size(4 << 20, 4 << 20);
     let (client, mut events) = AsyncClient::new(options, 100);
     let (topic, count) = (topic.to_owned(), payloads.len());
     let publishing = tokio::spawn(async move {

@@ -31,6 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [] sender_that_hangs_up_keeps_no_permit;
         [] raw_misbehaviour_leaves_the_source_working;
         [] slow_head_and_slow_body_are_cut_off;
+        [] sender_that_takes_no_answer_is_cut_off;
         [] connections_over_the_limit_wait_their_turn;
         [] stop_lets_a_running_request_be_answered_and_accepts_no_more;
         [Minio] minio_with_a_queue_repeats_until_it_was_acknowledged;
@@ -297,6 +298,20 @@ async fn slow_head_and_slow_body_are_cut_off(_: Ctx) -> Result<()> {
         sender.is_closed().await?;
     }
     ensure!(hook.running.is_empty() && hook.bound.unsettled() == 0);
+    hook.running.end().await
+}
+
+async fn sender_that_takes_no_answer_is_cut_off(_: Ctx) -> Result<()> {
+    let limits = Limits { connections: 1, answer_time: Duration::from_secs(1), ..Limits::default() };
+    let mut hook = open("", Redelivers::Yes, limits).await?;
+    let mut deaf = TcpStream::connect(hook.address).await?;
+    let requests = "GET /elsewhere HTTP/1.1\r\nHost: t\r\n\r\n".repeat(1_000);
+    let asking = async { while deaf.write_all(requests.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(LIMIT, asking).await.context("the connection was left open")?;
+    let mut sender = Sender::connect(hook.address).await?;
+    sender.send(post("/minio", "", "next")).await?;
+    hook.running.next().await?.ack.acknowledge();
+    ensure!(sender.answer().await?.starts_with("http/1.1 200"));
     hook.running.end().await
 }
 

@@ -15,7 +15,10 @@ use triggerd::{
         ids::{BindingId, DeliveryId},
         outcome::Attempt,
     },
-    queue::{Backlog, DeadLetter, DeadLetterQuery, Disposal, Park, Parked, Quarantined, QueueError, Retry},
+    queue::{
+        Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, QueueError,
+        Retry,
+    },
 };
 
 /// A parked delivery.
@@ -35,6 +38,7 @@ pub(crate) struct Disk {
     pub(crate) rows: BTreeMap<DeliveryId, Row>,
     pub(crate) dead: BTreeMap<DeliveryId, (u64, DeadLetter)>,
     pub(crate) quarantine: Vec<Quarantined>,
+    pub(crate) functions: BTreeMap<FunctionRef, FunctionState>,
     seq: u64,
     /// Rows that one function may have parked.
     pub(crate) share: usize,
@@ -45,7 +49,7 @@ pub(crate) struct Disk {
 impl Disk {
     pub(crate) fn new(share: usize, room: usize) -> Self {
         let (rows, dead, quarantine) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { rows, dead, quarantine, seq: 0, share, room }
+        Self { rows, dead, quarantine, functions: BTreeMap::new(), seq: 0, share, room }
     }
 
     fn next_seq(&mut self) -> u64 {
@@ -164,7 +168,9 @@ impl Disk {
                 parked: 0,
                 earliest_due: None,
                 held: 0,
+                oldest: None,
             });
+            backlog.oldest = backlog.oldest.into_iter().chain([row.delivery.accepted_at]).min();
             if row.held_since.is_some() {
                 backlog.held += 1;
             } else {
@@ -267,6 +273,17 @@ impl Disk {
 
     pub(crate) fn discard(&mut self, id: DeliveryId) -> bool {
         self.dead.remove(&id).is_some()
+    }
+
+    pub(crate) fn keep_function_state(&mut self, function: FunctionRef, state: Option<FunctionState>) {
+        match state {
+            Some(state) => self.functions.insert(function, state),
+            None => self.functions.remove(&function),
+        };
+    }
+
+    pub(crate) fn function_states(&self) -> Vec<FunctionState> {
+        self.functions.values().cloned().collect()
     }
 
     /// The latest moment at which a row that is not held is due.

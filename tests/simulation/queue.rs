@@ -21,8 +21,8 @@ use triggerd::{
         outcome::Attempt,
     },
     queue::{
-        Backlog, DeadLetter, DeadLetterQuery, Disposal, Park, Parked, Quarantined, Queue, QueueError, Retry,
-        Ticket,
+        Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, Queue,
+        QueueError, Retry, Ticket,
     },
 };
 
@@ -318,6 +318,22 @@ impl Queue for SimQueue {
 
     async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
         self.write("discard", Some(id), move |disk| Ok(disk.discard(id))).await
+    }
+
+    async fn keep_function_state(
+        &self,
+        function: FunctionRef,
+        state: Option<FunctionState>,
+    ) -> Result<(), QueueError> {
+        self.write("keep_function_state", None, move |disk| {
+            disk.keep_function_state(function, state);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError> {
+        self.read("function_states", Disk::function_states).await
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {

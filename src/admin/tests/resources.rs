@@ -3,11 +3,14 @@
 use super::*;
 use crate::{
     admin::wire::Explanation,
+    dispatch::Flow,
     domain::{
         binding::State as BindingState,
         clock::Timestamp,
+        delivery::FunctionRef,
         ids::{DeliveryId, EventId},
     },
+    queue::Backlog,
     telemetry::RecentOutcome,
 };
 
@@ -116,6 +119,11 @@ async fn match_explains_outlines_and_whole_events() {
         .problem(400, "bad-request");
     let unknown = json!({"bucket": "photos", "key": "", "storage": "nas"});
     api.post(OPERATOR, "/v1/match", &unknown).await.problem(422, "unknown-storage");
+    for name in ["s3:ObjectCreated:*", "ObjectCreate:Put"] {
+        let unknown = json!({"bucket": "photos", "key": "in/a.jpg", "name": name});
+        let answer = api.post(OPERATOR, "/v1/match", &unknown).await;
+        assert!(answer.problem(422, "unknown-event").contains(name), "a typing error is no missing match");
+    }
     api.world.sick.store(true, Ordering::Relaxed);
     let failed = api.post(OPERATOR, "/v1/match", &outline).await;
     assert!(!failed.problem(500, "catalog-failed").contains("disk I/O"), "causes belong into the log");
@@ -181,4 +189,49 @@ async fn results_go_to_whom_waits_for_them() {
     let calls = api.world.calls().len();
     callback(&"x".repeat(300)).await.problem(404, "unknown-callback");
     assert_eq!(api.world.calls().len(), calls);
+}
+
+#[tokio::test]
+async fn functions_show_what_waits_how_fast_it_drains_and_why_it_does_not() {
+    let api = Api::new();
+    let function = |platform: &str, name: &str| FunctionRef { platform: platform.into(), name: name.into() };
+    let now = Timestamp::from_micros(0);
+    *api.world.flows.lock().unwrap() = vec![Flow {
+        function: function("local", "thumb"),
+        running: 1,
+        concurrency: 2,
+        concurrency_limit: 16,
+        rate_limit: Some(2.5),
+        parked_per_s: 10.0,
+        drained_per_s: 30.04,
+        breaker: "open",
+        open_until: Some(now),
+        reason: "platform_fault: no answer".into(),
+    }];
+    let backlog = |platform, name, parked, held| Backlog {
+        function: function(platform, name),
+        parked,
+        earliest_due: None,
+        held,
+        oldest: Some(now),
+    };
+    *api.world.backlogs.lock().unwrap() =
+        vec![backlog("local", "thumb", 2_004, 1), backlog("other", "index", 7, 0)];
+    let body = api.get(OPERATOR, "/v1/functions").await;
+    let functions = body.is(200)["functions"].as_array().unwrap().clone();
+    assert_eq!(functions.len(), 2);
+    let thumb = &functions[0];
+    assert_eq!(
+        (&thumb["parked"], &thumb["held"], &thumb["empty_in_s"]),
+        (&json!(2_004), &json!(1), &json!(100))
+    );
+    assert_eq!((&thumb["drained_per_s"], &thumb["rate_limit"]), (&json!(30.0), &json!(2.5)));
+    assert_eq!((&thumb["concurrency"], &thumb["concurrency_limit"]), (&json!(2), &json!(16)));
+    assert_eq!(thumb["breaker"]["state"], "open");
+    assert_eq!(thumb["breaker"]["reason"], "platform_fault: no answer");
+    assert!(thumb["oldest_age_s"].is_u64() && thumb["breaker"]["open_until"].is_string(), "{thumb}");
+    let index = &functions[1];
+    assert_eq!((&index["breaker"]["state"], &index["empty_in_s"]), (&json!("closed"), &json!(null)));
+    let own = api.get(LOCAL, "/v1/functions").await;
+    assert_eq!(own.is(200)["functions"].as_array().unwrap().len(), 1, "a platform sees its own");
 }

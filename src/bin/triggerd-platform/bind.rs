@@ -24,19 +24,25 @@ const STILL_PENDING: u8 = 3;
 
 #[derive(Args)]
 pub(crate) struct Wanted {
+    /// The bucket.
     #[arg(long)]
     bucket: String,
     /// An event name or group, such as 's3:ObjectCreated:*'; may be given several times.
     #[arg(long = "event", required = true)]
     events: Vec<String>,
+    /// Only keys that begin with this.
     #[arg(long)]
     prefix: Option<String>,
+    /// Only keys that end with this.
     #[arg(long)]
     suffix: Option<String>,
+    /// Only keys like this, in the place of prefix and suffix: `*` and `?` within a path segment, `**` across them.
     #[arg(long, conflicts_with_all = ["prefix", "suffix"])]
     glob: Option<String>,
+    /// The function, by its name in this platform's config.
     #[arg(long)]
     function: String,
+    /// Whether triggerd waits for the function's result (sync), or hands the event over and is told later (async).
     #[arg(long, default_value = "sync", value_parser = ["sync", "async"])]
     mode: String,
     /// The form in which the event is sent; triggerd's default when not given.

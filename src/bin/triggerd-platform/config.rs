@@ -127,7 +127,7 @@ fn duration<'de, D: Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
 }
 
 fn default_listen() -> String {
-    "127.0.0.1:8361".to_owned()
+    "127.0.0.1:8700".to_owned()
 }
 
 const fn default_max_body() -> usize {

@@ -48,6 +48,7 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 #[command(version, about = "The reference platform of the Trigger Rules protocol")]
 struct Cli {
+    /// The platform's config; platform.example.toml beside the source explains every key.
     #[arg(long, global = true, default_value = "platform.toml", env = "TRIGGERD_PLATFORM_CONFIG")]
     config: PathBuf,
     #[command(subcommand)]
@@ -67,6 +68,7 @@ enum Command {
     },
     /// Ask triggerd to end a binding, and follow it until it is gone.
     Unbind {
+        /// The binding.
         id: String,
         #[command(flatten)]
         ask: bind::Ask,

@@ -5,7 +5,8 @@ use crate::{
     invoke::is_http_url,
     signature::{self, Secret},
 };
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobBuilder;
+use regex::{Captures, Regex, bytes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -53,7 +54,7 @@ pub(crate) struct Stored {
     pub(crate) state: State,
     pub(crate) rule: Rule,
     #[serde(skip)]
-    glob: Option<GlobMatcher>,
+    glob: Option<bytes::Regex>,
 }
 
 impl Rule {
@@ -83,12 +84,25 @@ impl Rule {
         self.matcher().map(|_| ())
     }
 
-    fn matcher(&self) -> Result<Option<GlobMatcher>, String> {
+    fn matcher(&self) -> Result<Option<bytes::Regex>, String> {
         let Some(glob) = &self.glob else {
             return Ok(None);
         };
-        let built = GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build();
-        built.map(|glob| Some(glob.compile_matcher())).map_err(|error| format!("field `glob`: {error}"))
+        let wrong = |error: &dyn std::fmt::Display| format!("field `glob`: {error}");
+        let parsed = GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build();
+        let parsed = parsed.map_err(|error| wrong(&error))?;
+        // The library counts bytes. A key is text: `?` is a character, of however many bytes of UTF-8.
+        let class = Regex::new(r"\\.|\[(\^?)((?:[^\]\\]|\\.)+)\](\*?)").map_err(|error| wrong(&error))?;
+        let expression = class.replace_all(parsed.regex(), |found: &Captures<'_>| {
+            if &found[0][..1] == "[" && &found[1] == "^" && found[3].is_empty() {
+                format!(r"(?:[^{}\x80-\xFF]|[\xC2-\xF4][\x80-\xBF]+)", &found[2])
+            } else {
+                found[0].to_owned()
+            }
+        });
+        let mut matcher = bytes::RegexBuilder::new(&expression);
+        let matcher = matcher.unicode(false).dot_matches_new_line(true).build();
+        matcher.map(Some).map_err(|error| wrong(&error))
     }
 
     /// The same in all but `confirm_url`; the order of events is no difference.
@@ -133,7 +147,7 @@ impl Stored {
             Some(format!("key {key:?} does not begin with the rule's prefix {prefix:?}"))
         } else if let Some(suffix) = rule.suffix.as_ref().filter(|suffix| !key.ends_with(suffix.as_str())) {
             Some(format!("key {key:?} does not end with the rule's suffix {suffix:?}"))
-        } else if self.glob.as_ref().is_some_and(|glob| !glob.is_match(key)) {
+        } else if self.glob.as_ref().is_some_and(|glob| !glob.is_match(key.as_bytes())) {
             Some(format!(
                 "key {key:?} does not fit the rule's glob {:?}",
                 rule.glob.as_deref().unwrap_or_default()

@@ -330,7 +330,8 @@ fn web_url<'a>(place: &str, text: &'a str, to: &mut Vec<Problem>) -> Option<Url<
     match &url {
         None => {
             // Not the text itself: there may be a password in it.
-            let remedy = "write it with its scheme, such as http://127.0.0.1:8700";
+            let port = if place.starts_with("storages.") { 9000 } else { 8700 };
+            let remedy = format!("write it with its scheme, such as http://127.0.0.1:{port}");
             to.push(Problem::error(place, "this is no http or https URL", remedy));
         }
         Some(url) if url.has_user => {

@@ -41,6 +41,23 @@ async fn readers_that_connect_while_the_file_is_locked_do_not_wait() {
 }
 
 #[tokio::test]
+async fn nothing_is_safe_in_a_file_that_was_removed_or_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("queue.db");
+    let (queue, writer) = SqliteQueue::open(&path, &QueueOptions::default()).await.unwrap();
+    let writer = tokio::spawn(writer.run());
+    assert_eq!(queue.park(park(delivery(0, "f"), NOW)).await.unwrap(), Parked::Written);
+    std::fs::remove_file(&path).unwrap();
+    let removed = queue.park(park(delivery(1, "f"), NOW)).await;
+    assert!(matches!(&removed, Err(QueueError::Failed { verb: "park", .. })), "{removed:?}");
+    std::fs::write(&path, "").unwrap();
+    let replaced = queue.park(park(delivery(1, "f"), NOW)).await;
+    assert!(matches!(&replaced, Err(QueueError::Failed { verb: "park", .. })), "{replaced:?}");
+    queue.close().await;
+    writer.await.unwrap();
+}
+
+#[tokio::test]
 async fn disk_without_room_fails_the_batch_and_keeps_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let options = QueueOptions::default();

@@ -120,8 +120,13 @@ async fn backlog_counts_each_function() {
     {
         f.queue.park(Park { held, ..park(delivery(n, name), at(due)) }).await.unwrap();
     }
-    let of =
-        |name, parked, earliest_due, held| Backlog { function: function(name), parked, earliest_due, held };
+    let of = |name, parked, earliest_due, held| Backlog {
+        function: function(name),
+        parked,
+        earliest_due,
+        held,
+        oldest: Some(delivery(if name == "f" { 1 } else { 4 }, name).accepted_at),
+    };
     assert_eq!(f.queue.backlog().await.unwrap(), [of("f", 2, Some(at(3)), 1), of("g", 0, None, 1)]);
     assert_eq!(f.queue.parked_of(binding(1)).await.unwrap(), 4);
 }
@@ -194,4 +199,21 @@ pub(super) fn junk(byte: u8) -> Quarantined {
         bytes: vec![byte; 100],
         length: 100,
     }
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_function_is_kept_written_over_and_forgotten() {
+    let f = Fixture::new().await;
+    let state = |name, open_until, opened| FunctionState {
+        function: function(name),
+        open_until,
+        opened,
+        reason: "platform_fault: no answer".into(),
+    };
+    f.queue.keep_function_state(function("f"), Some(state("f", at(1), 1))).await.unwrap();
+    f.queue.keep_function_state(function("f"), Some(state("f", at(7), 2))).await.unwrap();
+    f.queue.keep_function_state(function("g"), Some(state("g", at(3), 1))).await.unwrap();
+    f.queue.keep_function_state(function("g"), None).await.unwrap();
+    f.queue.keep_function_state(function("never"), None).await.unwrap();
+    assert_eq!(f.queue.function_states().await.unwrap(), [state("f", at(7), 2)]);
 }

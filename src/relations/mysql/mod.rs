@@ -64,6 +64,9 @@ async fn heartbeat(
 /// Tries of a transaction that the server rolls back because of another.
 const TRIES: u32 = 10;
 
+/// How long an explanation may take, on top of what has been waited.
+const EXPLAIN_WITHIN: Duration = Duration::from_secs(1);
+
 /// How to reach the database and how long to wait for it.
 #[derive(Debug, Clone)]
 pub struct MySqlOptions {
@@ -119,7 +122,21 @@ impl Inner {
         let work = async || {
             if self.options.migrate { self.run_migrations().await } else { self.check_migrations().await }
         };
-        self.ready.get_or_try_init(work).await.copied()
+        match self.ready.get_or_try_init(work).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
+    /// A pool that waited in vain does not say for what: one connection of our own does.
+    async fn explain(&self, error: RelationsError) -> RelationsError {
+        if !matches!(error, RelationsError::Unavailable(sqlx::Error::PoolTimedOut)) {
+            return error;
+        }
+        match tokio::time::timeout(EXPLAIN_WITHIN, self.connect.connect()).await {
+            Ok(Err(cause)) => RelationsError::Unavailable(cause),
+            Ok(Ok(_)) | Err(_) => error,
+        }
     }
 }
 
@@ -219,7 +236,8 @@ macro_rules! verb {
             }
         };
         match tokio::time::timeout(limit, repeated).await {
-            Ok(result) => result,
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err($store.inner.explain(error).await),
             Err(_) => Err(crate::relations::silent(limit)),
         }
     }};

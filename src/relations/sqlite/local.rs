@@ -5,7 +5,9 @@ use futures_util::TryStreamExt;
 
 use super::{SqliteRelations, failed, statements};
 use crate::{
-    domain::{binding::Binding, delivery::FunctionRef, event::StorageName, ids::BindingId},
+    domain::{
+        binding::Binding, delivery::FunctionRef, event::StorageName, ids::BindingId, spec::FunctionLimits,
+    },
     relations::{
         Head, RelationsError, Snapshot,
         rows::{self, BindingRow, Columns, binding_columns},
@@ -159,18 +161,22 @@ impl SqliteRelations {
         rows::bindings(rows)
     }
 
-    /// The least concurrency that a function's bindings ask for; those that never came to be do not count.
-    pub async fn least_concurrency(&self, function: &FunctionRef) -> Result<Option<u32>, RelationsError> {
-        let least: Option<i64> = sqlx::query_scalar(
-            "SELECT MIN(concurrency) FROM binding \
+    /// What a function's bindings allow together, the least of each; those that never came to be do not count.
+    pub async fn function_limits(
+        &self,
+        function: &FunctionRef,
+    ) -> Result<Option<FunctionLimits>, RelationsError> {
+        let (concurrency, rate): (Option<i64>, Option<f64>) = sqlx::query_as(
+            "SELECT MIN(concurrency), CAST(MIN(spec->>'rate_limit') AS REAL) FROM binding \
              WHERE platform = ? AND function_name = ? AND state NOT IN ('pending', 'rejected')",
         )
         .bind(&*function.platform)
         .bind(&*function.name)
         .fetch_one(&self.pool)
         .await
-        .map_err(failed("read a function's limit"))?;
-        Ok(least.and_then(|least| u32::try_from(least).ok()))
+        .map_err(failed("read a function's limits"))?;
+        let concurrency = concurrency.and_then(|least| u32::try_from(least).ok());
+        Ok(concurrency.map(|concurrency| FunctionLimits { concurrency, rate }))
     }
 }
 

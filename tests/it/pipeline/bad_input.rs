@@ -11,8 +11,15 @@ use triggerd::{
     domain::event::{KeyEncoding, StorageName},
 };
 
-use super::world::{Daemon, Plan, SOON, WEBHOOK_TOKEN, World, noting};
-use crate::harness::{suite::Ctx, wait::eventually};
+use super::world::{Daemon, Plan, SOON, WEBHOOK_TOKEN, Way, World, noting};
+use crate::{
+    harness::{
+        mosquitto::{Mosquitto, MosquittoOptions},
+        suite::Ctx,
+        wait::eventually,
+    },
+    sources_subscriber::publish,
+};
 
 const RECORDING: &str = include_str!("../../fixtures/minio/webhook-object-created-put.json");
 
@@ -101,17 +108,55 @@ pub(crate) async fn what_cannot_be_processed_is_acknowledged_and_kept(ctx: Ctx) 
     kept(&ctx.folder().join("state/queue.db"), &sent).await
 }
 
-/// The quarantine holds exactly this, in this order.
+/// The same by a broker, which would send again whatever is not acknowledged.
+pub(crate) async fn what_cannot_be_processed_by_mqtt_is_acknowledged_and_kept(ctx: Ctx) -> Result<()> {
+    let mosquitto = Mosquitto::start(MosquittoOptions::default()).await?;
+    let way = Way::Mqtt { broker: mosquitto.broker().replace("tcp://", "mqtt://"), version: "5" };
+    let mut world = World::start(&ctx, &Plan { way, ..Plan::webhook(&noting("thumb", "")) }).await?;
+    world.bind("photos", "thumb", &json!({})).await?;
+    let mut sent = hopeless()?;
+    let mut large = notification("s3:ObjectCreated:Put", "large.jpg")?;
+    large["padding"] = "x".repeat(1 << 20).into();
+    sent.push((large.to_string().into_bytes(), "max_body"));
+    let odd = ["s3:Quantum:Leap", "something else ☃"].map(|name| notification(name, "odd.jpg"));
+    let odd = odd.into_iter().map(|body| Ok(body?.to_string().into_bytes())).collect::<Result<Vec<_>>>()?;
+    // A target probes its webhook with an empty body; by MQTT nobody has a reason to send one.
+    sent.push((Vec::new(), "JSON"));
+    let probes = ["{\"Records\":null}", "{\"Records\":[]}"].map(|probe| probe.as_bytes().to_vec());
+    let bodies = sent.iter().map(|(body, _)| body.clone());
+    publish(&mosquitto, "minio/events", bodies.chain(probes).chain(odd).collect()).await?;
+
+    world.minio.put_object("photos", "in/good.jpg", "x", &[]).await?;
+    world.platform.wait_for_calls("thumb", 1).await?;
+    eventually("all is in quarantine", SOON, async || {
+        let counted = metric(&world.daemon, "triggerd_quarantined_total{source=\"main\"}").await?;
+        ensure!(counted == sent.len(), "{counted} counted of {}", sent.len());
+        Ok(())
+    })
+    .await?;
+    // What the broker still holds unacknowledged would come again now.
+    world.daemon.stop().await?;
+    world.daemon.start_again().await?;
+    world.minio.put_object("photos", "in/second.jpg", "x", &[]).await?;
+    let calls = world.platform.wait_for_calls("thumb", 2).await?;
+    world.daemon.stop().await?;
+    ensure!(calls.iter().map(|call| call.key.as_str()).eq(["in/good.jpg", "in/second.jpg"]), "{calls:?}");
+    kept(&ctx.folder().join("state/queue.db"), &sent).await
+}
+
+/// The quarantine holds exactly this, in whatever order.
 async fn kept(queue: &Path, sent: &[(Vec<u8>, &str)]) -> Result<()> {
     let options = SqliteConnectOptions::new().filename(queue).read_only(true);
     let pool = sqlx::SqlitePool::connect_with(options).await?;
-    let query = sqlx::query("SELECT source, reason, bytes, length FROM quarantine ORDER BY seq");
+    let query = sqlx::query("SELECT source, reason, bytes, length FROM quarantine ORDER BY bytes");
     let rows = query.fetch_all(&pool).await?;
     ensure!(rows.len() == sent.len(), "{} are kept of {}", rows.len(), sent.len());
-    for (row, (body, word)) in rows.iter().zip(sent) {
+    let mut sent = sent.to_vec();
+    sent.sort();
+    for (row, (body, word)) in rows.iter().zip(&sent) {
         let (source, reason): (String, String) = (row.get("source"), row.get("reason"));
         let (bytes, length): (Vec<u8>, i64) = (row.get("bytes"), row.get("length"));
-        ensure!(source == "main" && reason.contains(word), "{source}: {reason:?} without {word:?}");
+        ensure!(source == "main" && reason.contains(*word), "{source}: {reason:?} without {word:?}");
         ensure!(usize::try_from(length)? == body.len(), "{reason}: a length of {length} for {}", body.len());
         ensure!(bytes == body[..body.len().min(64 << 10)], "{reason}: other bytes are kept than were sent");
     }

@@ -11,6 +11,7 @@ mod fates;
 mod firing;
 mod hostile;
 mod loops;
+mod neighbours;
 mod pace;
 mod several;
 mod twin;
@@ -42,6 +43,7 @@ use loops::{
     a_function_that_feeds_itself_is_told_of_and_every_event_fires, what_a_binding_ignores_does_not_fire_it,
     what_a_storage_ignores_fires_nothing,
 };
+use neighbours::neighbours_that_hang_are_down_or_refuse_delay_nobody_and_lose_nothing;
 use pace::the_reconciler_rests_when_idle_and_takes_a_hundred_bindings_together;
 use twin::{
     each_object_fires_once_though_two_targets_bring_it, twin_targets_lose_nothing_while_the_daemon_is_away,
@@ -71,6 +73,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] unbinding_makes_dead_letters_of_what_is_parked_or_forgets_it_when_asked;
         [Minio] hostile_platforms_keep_their_own_bindings_pending_and_no_others within 180;
         [Minio] functions_of_hostile_platforms_are_classified_and_delay_no_others within 180;
+        [Minio] neighbours_that_hang_are_down_or_refuse_delay_nobody_and_lose_nothing within 400;
         [Minio] the_reconciler_rests_when_idle_and_takes_a_hundred_bindings_together within 180;
     };
     tests.extend(refusals());
@@ -85,6 +88,7 @@ fn refusals() -> Vec<Test> {
         a_duplicate_event_fires_once_and_after_a_restart_under_the_same_id,
         every_odd_key_reaches_the_function_byte_for_byte,
         unknown_event_names_are_answered_shown_and_fire_nothing,
+        what_cannot_be_processed_by_mqtt_is_acknowledged_and_kept,
         what_cannot_be_processed_is_acknowledged_and_kept,
     };
     use bad_requests::{
@@ -103,6 +107,7 @@ fn refusals() -> Vec<Test> {
     };
     tests! {
         [Minio] what_cannot_be_processed_is_acknowledged_and_kept;
+        [Minio, Mosquitto] what_cannot_be_processed_by_mqtt_is_acknowledged_and_kept;
         [Minio] unknown_event_names_are_answered_shown_and_fire_nothing;
         [Minio] a_duplicate_event_fires_once_and_after_a_restart_under_the_same_id;
         [Minio] every_odd_key_reaches_the_function_byte_for_byte within 150;
