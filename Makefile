@@ -9,7 +9,7 @@ PACKAGES := build-essential ca-certificates curl libssl-dev openssl pkg-config u
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # `make test`, in this order. Each is a target of its own.
-STAGES := deps servers format lint build unit fuzz-short demo integration
+STAGES := deps servers format lint build unit simulation fuzz-short demo integration
 
 .PHONY: help
 help: ## List the tasks
@@ -57,6 +57,21 @@ build: ## Build everything, the tests too
 .PHONY: unit
 unit: ## Run the unit tests
 	cargo test --locked --lib --bins
+
+.PHONY: simulation
+simulation: ## Run the core under simulated crashes and faults, as many seeds as fit in a minute or so
+	SIMULATE_SECONDS=$${SIMULATE_SECONDS:-75} cargo test --quiet --locked --test simulation
+
+SEEDS ?= 10000
+PROFILE ?= dev
+
+.PHONY: simulate
+simulate: ## The same with SEEDS=n seeds (PROFILE=release for many), or replay SEED=x with everything that happens
+	SEEDS=$(SEEDS) SEED=$(SEED) cargo test --quiet --locked --profile $(PROFILE) --test simulation
+
+.PHONY: mutations
+mutations: ## Put bugs into a copy of the core, one by one, and have the simulation find each (2 minutes)
+	tests/simulation/mutations/run
 
 .PHONY: fuzz-short
 fuzz-short: ## Run the fuzz targets, 200,000 inputs in all

@@ -2,7 +2,7 @@
 //! hastens what a later pass would do anyway; bounded, an entry too many is left to the timer.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,7 +15,7 @@ use crate::domain::ids::BindingId;
 const MAX: usize = 10_000;
 
 /// Who waits for an inspection of which binding.
-pub(super) type Suspects = HashMap<BindingId, Vec<oneshot::Sender<InspectionVerdict>>>;
+pub(super) type Suspects = BTreeMap<BindingId, Vec<oneshot::Sender<InspectionVerdict>>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
@@ -27,10 +27,10 @@ pub(super) struct Agenda {
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     /// Bindings to be looked at now.
-    pub(super) ids: HashSet<BindingId>,
+    pub(super) ids: BTreeSet<BindingId>,
     /// Who waits for an inspection.
     pub(super) suspects: Suspects,
-    confirmed: HashSet<BindingId>,
+    confirmed: BTreeSet<BindingId>,
 }
 
 impl Agenda {
@@ -86,12 +86,12 @@ impl Agenda {
         Wanted {
             ids: std::mem::take(&mut wanted.ids),
             suspects: std::mem::take(&mut wanted.suspects),
-            confirmed: HashSet::new(),
+            confirmed: BTreeSet::new(),
         }
     }
 
     /// Gives back what a pass did not do, for the next one; wakes nobody.
-    pub(super) fn put_back(&self, ids: HashSet<BindingId>, suspects: Suspects) {
+    pub(super) fn put_back(&self, ids: BTreeSet<BindingId>, suspects: Suspects) {
         let mut wanted = self.lock();
         wanted.ids.extend(ids);
         for (id, waiting) in suspects {

@@ -1,7 +1,7 @@
 //! The storage's half of all bindings of one bucket: its notification configuration.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -31,13 +31,13 @@ pub(super) struct BucketLooked {
     /// There is no such bucket, so nothing is left to take out of it.
     pub(super) gone: bool,
     /// Bindings that were found to have lost their rules in the bucket, and how.
-    pub(super) damaged: HashMap<BindingId, String>,
+    pub(super) damaged: BTreeMap<BindingId, String>,
 }
 
 /// Which buckets this daemon is writing: the looks of several platforms may come to the same one, and wait for each
 /// other before they ask for the lock that all daemons share.
 #[derive(Debug, Default)]
-pub(super) struct Writers(Mutex<HashMap<BucketKey, Arc<tokio::sync::Mutex<()>>>>);
+pub(super) struct Writers(Mutex<BTreeMap<BucketKey, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Writers {
     fn of(&self, key: &BucketKey) -> Arc<tokio::sync::Mutex<()>> {
@@ -54,7 +54,7 @@ impl Core {
         key: &BucketKey,
         bindings: &[Binding],
     ) -> Result<BucketLooked, RelationsError> {
-        let mut looked = BucketLooked { found: Found::Done, gone: false, damaged: HashMap::new() };
+        let mut looked = BucketLooked { found: Found::Done, gone: false, damaged: BTreeMap::new() };
         let storage = match self.storage(key) {
             Ok(storage) => storage,
             Err(error) => {
@@ -105,8 +105,8 @@ impl Core {
         bindings: &[Binding],
         current: Option<&Configuration>,
         targets: &[String],
-    ) -> Result<HashMap<BindingId, String>, RelationsError> {
-        let mut damaged = HashMap::new();
+    ) -> Result<BTreeMap<BindingId, String>, RelationsError> {
+        let mut damaged = BTreeMap::new();
         let fires =
             |binding: &&Binding| is_of(key, binding) && matches!(binding.state, State::Armed | State::Active);
         for binding in bindings.iter().filter(fires) {

@@ -1,7 +1,7 @@
 //! One look: at bindings of one platform, their rules, their buckets, and what follows for each.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
@@ -41,7 +41,7 @@ pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) agenda: Arc<Agenda>,
     /// The rules of others that were last seen in each bucket.
-    pub(super) foreign: Mutex<HashMap<BucketKey, Vec<BucketRule>>>,
+    pub(super) foreign: Mutex<BTreeMap<BucketKey, Vec<BucketRule>>>,
     /// Which buckets this daemon is writing.
     pub(super) writers: Writers,
 }
@@ -49,7 +49,7 @@ pub(super) struct Core {
 /// What one look knows of the world.
 struct World {
     nodes: Arc<Vec<Node>>,
-    buckets: HashMap<BucketKey, BucketLooked>,
+    buckets: BTreeMap<BucketKey, BucketLooked>,
 }
 
 impl World {
@@ -78,7 +78,7 @@ impl Core {
     ) -> Result<Vec<Over>, RelationsError> {
         let (present, absent): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|binding| binding.wanted == Wanted::Present);
-        let mut verdicts: HashMap<_, _> =
+        let mut verdicts: BTreeMap<_, _> =
             absent.iter().map(|binding| (binding.id, InspectionVerdict::Gone)).collect();
         let (rejected, present): (Vec<_>, Vec<_>) =
             present.into_iter().partition(|binding| binding.state == State::Rejected);
@@ -89,7 +89,7 @@ impl Core {
             .try_collect()
             .await?;
         let bound = looked.iter().filter_map(whose_bucket);
-        let keys: HashSet<BucketKey> = bound.chain(&rejected).chain(&absent).map(key).collect();
+        let keys: BTreeSet<BucketKey> = bound.chain(&rejected).chain(&absent).map(key).collect();
         let buckets = self.look_at_buckets(keys).await?;
         let world = World { nodes, buckets };
 
@@ -116,10 +116,10 @@ impl Core {
     /// began needs nothing any more.
     async fn look_at_buckets(
         &self,
-        keys: HashSet<BucketKey>,
-    ) -> Result<HashMap<BucketKey, BucketLooked>, RelationsError> {
+        keys: BTreeSet<BucketKey>,
+    ) -> Result<BTreeMap<BucketKey, BucketLooked>, RelationsError> {
         if keys.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(BTreeMap::new());
         }
         let all = &self.parts.relations.snapshot().await?.bindings;
         stream::iter(keys)

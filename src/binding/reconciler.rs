@@ -8,7 +8,7 @@
 //! an inspection is answered at the look's end, or told `Unknown` when the look fails.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -46,7 +46,7 @@ pub struct Reconciler {
     /// Tasks, since a look may hold a connection that the next pass needs; they end with the reconciler.
     looks: JoinSet<Ended>,
     /// Platforms with a look under way.
-    busy: HashSet<String>,
+    busy: BTreeSet<String>,
     /// The last pass left something to be done when a look has ended.
     left_over: bool,
     /// Passes or looks that failed since the last that did not.
@@ -83,7 +83,7 @@ impl Reconciler {
             core: Arc::new(core),
             schedule: Schedule::default(),
             looks: JoinSet::new(),
-            busy: HashSet::new(),
+            busy: BTreeSet::new(),
             left_over: false,
             failures: 0,
             retry_at: None,
@@ -171,8 +171,8 @@ impl Reconciler {
         self.schedule.keep(&all);
         let now = self.core.parts.clock.monotonic();
         self.left_over = false;
-        let mut due: HashMap<String, Vec<Binding>> = HashMap::new();
-        let mut later = (HashSet::new(), Suspects::new());
+        let mut due: BTreeMap<String, Vec<Binding>> = BTreeMap::new();
+        let mut later = (BTreeSet::new(), Suspects::new());
         for binding in all {
             let suspects = asked.suspects.remove(&binding.id);
             let is_asked = asked.ids.contains(&binding.id) || suspects.is_some();

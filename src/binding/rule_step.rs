@@ -1,7 +1,7 @@
 //! The platform's half of one binding: established, inspected, mended, confirmed.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -39,7 +39,7 @@ pub(super) struct Over(pub(super) Binding, pub(super) Left);
 
 /// Platforms that did not answer in this pass, and how: the rest of their bindings need not wait for it too.
 #[derive(Debug, Default)]
-pub(super) struct Away(Mutex<HashMap<String, String>>);
+pub(super) struct Away(Mutex<BTreeMap<String, String>>);
 
 impl Away {
     fn error(&self, platform: &str) -> Option<String> {

@@ -1,6 +1,6 @@
 //! When each binding is looked at next. Pure values; in memory only, since after a restart everything is due.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::domain::{
     binding::{Binding, State},
@@ -38,7 +38,7 @@ struct Entry {
 
 /// The times of all bindings; monotonic.
 #[derive(Debug, Default)]
-pub(super) struct Schedule(HashMap<BindingId, Entry>);
+pub(super) struct Schedule(BTreeMap<BindingId, Entry>);
 
 impl Schedule {
     /// Whether the binding is due: by its time, because it is new here, or because it was changed by somebody else.
@@ -77,7 +77,7 @@ impl Schedule {
     /// Forgets what is not among these.
     pub(super) fn keep(&mut self, bindings: &[Binding]) {
         if self.0.len() > bindings.len() {
-            let known: std::collections::HashSet<_> = bindings.iter().map(|binding| binding.id).collect();
+            let known: std::collections::BTreeSet<_> = bindings.iter().map(|binding| binding.id).collect();
             self.0.retain(|id, _| known.contains(id));
         }
     }

@@ -168,8 +168,9 @@ impl Dispatcher {
                 Err(error) => self.note_trouble("record an attempt", &error),
             }
             tokio::select! {
-                () = tokio::time::sleep(PERIOD) => (),
+                biased;
                 () = self.inner.hard.cancelled() => return,
+                () = tokio::time::sleep(PERIOD) => (),
             }
             let now = self.inner.parts.clock.now();
             if matches!(made.verdict, Verdict::RetryAt { due, .. } if due <= now) {

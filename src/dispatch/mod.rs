@@ -167,9 +167,9 @@ pub struct Dispatcher {
 struct Inner {
     parts: Parts,
     lanes: Mutex<BTreeMap<FunctionRef, Arc<Lane>>>,
-    running: Mutex<HashMap<DeliveryId, Owned>>,
+    running: Mutex<BTreeMap<DeliveryId, Owned>>,
     /// The last inspection that found a binding in step.
-    inspections: Mutex<HashMap<BindingId, InStep>>,
+    inspections: Mutex<BTreeMap<BindingId, InStep>>,
     suspicions: mpsc::Sender<BindingId>,
     ages: JumpGuard,
     agenda: Arc<Agenda>,

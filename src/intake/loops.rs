@@ -13,7 +13,7 @@
 //! [`NAME_BYTES`] bytes. All of it is lost at a restart, which costs a later warning.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -53,7 +53,7 @@ pub struct Suspicion {
 /// The deliveries that are remembered.
 #[derive(Debug, Default)]
 pub struct Loops {
-    bindings: Mutex<HashMap<BindingId, Trace>>,
+    bindings: Mutex<BTreeMap<BindingId, Trace>>,
 }
 
 #[derive(Debug, Default)]

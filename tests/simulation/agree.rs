@@ -1,0 +1,210 @@
+//! Holds the simulated queue's disk against the real queue: any sequence of verbs, the same answers from both.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::value::RawValue;
+use triggerd::{
+    domain::{
+        clock::Timestamp,
+        delivery::{DeadReason, Delivery, FunctionRef},
+        event::{Event, StorageName},
+        event_name::EventName,
+        ids::EventId,
+        outcome::{Attempt, Class},
+    },
+    queue::{
+        DeadLetter, DeadLetterQuery, Disposal, Park, Quarantined, Queue, QueueOptions, Retry, SqliteQueue,
+        Ticket,
+    },
+};
+
+use crate::{
+    chance::Chance,
+    disk::Disk,
+    scenario::{EPOCH, binding_id},
+};
+
+fn at(seconds: u64) -> Timestamp {
+    EPOCH.plus(Duration::from_secs(seconds))
+}
+
+fn function(number: u64) -> FunctionRef {
+    FunctionRef { platform: "local".into(), name: format!("f{number}").into() }
+}
+
+/// One of twelve: two share an event, and each has one of two bindings; each binding has its function.
+fn delivery(number: u64) -> Delivery {
+    let record = format!(r#"{{"n":{}}}"#, number / 2);
+    let event = Event {
+        id: EventId::of_record("default", record.as_bytes()),
+        storage: StorageName::new("default"),
+        bucket: "photos".into(),
+        key: format!("e{number}"),
+        name: EventName::new("s3:ObjectCreated:Put"),
+        time: EPOCH,
+        size: None,
+        etag: None,
+        content_type: None,
+        version_id: None,
+        sequencer: None,
+        principal: String::new(),
+        user_metadata: BTreeMap::new(),
+        record: RawValue::from_string(record).unwrap(),
+    };
+    let which = u8::try_from(number % 2).unwrap();
+    Delivery::new(Arc::new(event), binding_id(which), function(number % 2), at(number))
+}
+
+fn attempt(chance: &mut Chance) -> Attempt {
+    Attempt {
+        at: at(chance.below(1_000_000)),
+        took_us: chance.below(9_000_000),
+        class: *chance.pick(&[Class::FunctionFault, Class::BindingBroken, Class::Throttled]),
+        status: Some(500),
+        detail: "simulated".into(),
+    }
+}
+
+/// The answers of both, as texts.
+struct Pair {
+    disk: Disk,
+    queue: SqliteQueue,
+}
+
+impl Pair {
+    /// One verb at random; what each answered.
+    async fn verb(&mut self, chance: &mut Chance) -> (String, [String; 2]) {
+        let (disk, queue) = (&mut self.disk, &self.queue);
+        let one = delivery(chance.below(12));
+        let (id, binding, of) = (one.id, one.binding, one.function.clone());
+        let (due, held) = (at(chance.below(100)), chance.percent(30));
+        let attempted = chance.percent(50).then(|| attempt(chance));
+        let (name, answers) = match chance.below(15) {
+            0..4 => {
+                let park = Park { delivery: one, due, held, attempt: attempted, ticket: Ticket::default() };
+                ("park", both(&disk.park(park.clone()), &queue.park(park).await))
+            }
+            4 => ("delivered", both(&disk.delivered(id), &queue.delivered(id).await.unwrap())),
+            5 | 6 => {
+                let (attempts, tries) = (1, 2);
+                let retry = Retry { id, due, held, attempts, tries, attempt: attempted };
+                ("retry", both(&disk.retry(retry.clone()), &queue.retry(retry).await.unwrap()))
+            }
+            7 => {
+                let attempts = attempted.into_iter().collect();
+                let (reason, detail) = (DeadReason::Permanent, "simulated".to_owned());
+                let letter = DeadLetter { delivery: one, reason, detail, died_at: due, attempts, replays: 0 };
+                ("bury", both(&disk.bury(letter.clone()), &queue.bury(letter).await))
+            }
+            8 => {
+                ("hold", both(&disk.hold(binding, held, due), &queue.hold(binding, held, due).await.unwrap()))
+            }
+            9 => {
+                let disposal = if held { Disposal::Discard } else { Disposal::DeadLetter };
+                let theirs = queue.dispose(binding, disposal, &[id], due).await.unwrap();
+                ("dispose", both(&disk.dispose(binding, disposal, &[id], due), &theirs))
+            }
+            10 => ("replay", both(&disk.replay(id, due), &queue.replay(id, due).await.unwrap())),
+            11 => ("discard", both(&disk.discard(id), &queue.discard(id).await.unwrap())),
+            12 => {
+                let item = Quarantined {
+                    source: "web".into(),
+                    received_at: due,
+                    reason: "simulated".into(),
+                    bytes: vec![1],
+                    length: 1,
+                };
+                disk.quarantine(item.clone());
+                ("quarantine", both(&(), &queue.quarantine(item).await.unwrap()))
+            }
+            13 => {
+                let theirs = queue.due(&of, due, &[id], 3).await.unwrap();
+                ("due", both(&shown(&disk.due(&of, due, &[id], 3)), &shown(&theirs)))
+            }
+            _ => ("next_due", both(&disk.next_due(&of, &[id]), &queue.next_due(&of, &[id]).await.unwrap())),
+        };
+        (name.to_owned(), answers)
+    }
+
+    /// Everything that can be read of both.
+    async fn contents(&self) -> [String; 2] {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for number in 0..12 {
+            let id = delivery(number).id;
+            ours.push(format!("{:?}", self.disk.attempts(id)));
+            theirs.push(format!("{:?}", self.queue.attempts(id).await.unwrap()));
+            let letter = self.queue.dead_letter(id).await.unwrap();
+            ours.push(letter_shown(self.disk.dead_letter(id).as_ref()));
+            theirs.push(letter_shown(letter.as_ref()));
+        }
+        for number in 0..2 {
+            let (of, binding) = (function(number), binding_id(u8::try_from(number).unwrap()));
+            ours.push(shown(&self.disk.due(&of, at(1_000), &[], 99)));
+            theirs.push(shown(&self.queue.due(&of, at(1_000), &[], 99).await.unwrap()));
+            ours.push(self.disk.parked_of(binding).to_string());
+            theirs.push(self.queue.parked_of(binding).await.unwrap().to_string());
+        }
+        let query = DeadLetterQuery { limit: 99, ..DeadLetterQuery::default() };
+        ours.push(ids(&self.disk.dead_letters(&query)));
+        theirs.push(ids(&self.queue.dead_letters(&query).await.unwrap()));
+        ours.push(format!("{:?}{:?}", self.disk.backlog(), self.disk.held_bindings()));
+        let (backlog, held) =
+            (self.queue.backlog().await.unwrap(), self.queue.held_bindings().await.unwrap());
+        theirs.push(format!("{backlog:?}{held:?}"));
+        [ours.join("\n"), theirs.join("\n")]
+    }
+}
+
+fn both(ours: &impl std::fmt::Debug, theirs: &impl std::fmt::Debug) -> [String; 2] {
+    [format!("{ours:?}"), format!("{theirs:?}")]
+}
+
+fn shown(deliveries: &[Delivery]) -> String {
+    let one = |one: &Delivery| format!("{} {} {} {}", one.id, one.accepted_at, one.attempts, one.tries);
+    deliveries.iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+fn letter_shown(letter: Option<&DeadLetter>) -> String {
+    letter.map_or_else(String::new, |letter| {
+        let one = shown(std::slice::from_ref(&letter.delivery));
+        format!("{one} {:?} {} {:?} {}", letter.reason, letter.died_at, letter.attempts, letter.replays)
+    })
+}
+
+fn ids(letters: &[DeadLetter]) -> String {
+    letters.iter().map(|letter| letter.delivery.id.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// Runs so many sequences; the first difference is the error.
+pub(crate) fn agree(sequences: u64, start: u64) -> Result<u64, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut verbs = 0;
+    for seed in start..start + sequences {
+        verbs += runtime.block_on(sequence(seed))?;
+    }
+    Ok(verbs)
+}
+
+async fn sequence(seed: u64) -> Result<u64, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("queue.db");
+    let (queue, writer) = SqliteQueue::open(&path, &QueueOptions::default()).await.unwrap();
+    let writer = tokio::spawn(writer.run());
+    let mut pair = Pair { disk: Disk::new(usize::MAX, usize::MAX), queue };
+    let (chance, mut said) = (&mut Chance::new(seed), Vec::new());
+    let verbs = chance.between(1, 60);
+    for _ in 0..verbs {
+        let (verb, [ours, theirs]) = pair.verb(chance).await;
+        said.push(format!("{verb}: {theirs}"));
+        if ours != theirs {
+            return Err(format!("sequence {seed}: {verb}: simulated {ours}, real {theirs}; {said:#?}"));
+        }
+    }
+    let [ours, theirs] = pair.contents().await;
+    if ours != theirs {
+        return Err(format!("sequence {seed}: simulated\n{ours}\nreal\n{theirs}\n{said:#?}"));
+    }
+    pair.queue.close().await;
+    writer.await.unwrap();
+    Ok(verbs)
+}

@@ -1,0 +1,297 @@
+//! What is on the simulated disk: the queue's contents, with the semantics of `queue.db`.
+//!
+//! Each verb is one method on plain maps. `agree` holds them against the real queue, verb by verb. A verb that the
+//! `Queue` trait gains is one method here and one line in `queue`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use triggerd::{
+    domain::{
+        clock::Timestamp,
+        delivery::{DeadReason, Delivery, FunctionRef},
+        ids::{BindingId, DeliveryId},
+        outcome::Attempt,
+    },
+    queue::{
+        Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, QueueError,
+        Retry,
+    },
+};
+
+/// A parked delivery.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    seq: u64,
+    pub(crate) delivery: Delivery,
+    pub(crate) due: Timestamp,
+    pub(crate) held_since: Option<Timestamp>,
+    attempts: Vec<Attempt>,
+    replays: u32,
+}
+
+/// The queue's contents, and its bounds in rows.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) rows: BTreeMap<DeliveryId, Row>,
+    pub(crate) dead: BTreeMap<DeliveryId, (u64, DeadLetter)>,
+    pub(crate) quarantine: Vec<Quarantined>,
+    pub(crate) functions: BTreeMap<FunctionRef, FunctionState>,
+    seq: u64,
+    /// Rows that one function may have parked.
+    pub(crate) share: usize,
+    /// Rows and dead letters in all.
+    pub(crate) room: usize,
+}
+
+impl Disk {
+    pub(crate) fn new(share: usize, room: usize) -> Self {
+        let (rows, dead, quarantine) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { rows, dead, quarantine, functions: BTreeMap::new(), seq: 0, share, room }
+    }
+
+    fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() + self.dead.len() >= self.room
+    }
+
+    pub(crate) fn park(&mut self, park: Park) -> Result<Parked, QueueError> {
+        let Park { delivery, due, held, attempt, .. } = park;
+        if self.rows.contains_key(&delivery.id) || self.dead.contains_key(&delivery.id) {
+            return Ok(Parked::AlreadyThere);
+        }
+        if self.is_full() {
+            return Err(QueueError::Full { bytes: 0 });
+        }
+        let moment = attempt.as_ref().map_or(delivery.accepted_at, end_of);
+        let seq = self.next_seq();
+        let parked = self.rows.values().filter(|row| row.delivery.function == delivery.function).count();
+        let attempts: Vec<Attempt> = attempt.into_iter().collect();
+        if parked >= self.share {
+            let letter = DeadLetter {
+                reason: DeadReason::Overflow,
+                detail: "overflow".into(),
+                died_at: moment,
+                attempts,
+                replays: 0,
+                delivery,
+            };
+            self.dead.insert(letter.delivery.id, (seq, letter));
+            return Ok(Parked::Overflow);
+        }
+        let held_since = held.then_some(moment);
+        self.rows.insert(delivery.id, Row { seq, delivery, due, held_since, attempts, replays: 0 });
+        Ok(Parked::Written)
+    }
+
+    pub(crate) fn delivered(&mut self, id: DeliveryId) -> bool {
+        self.rows.remove(&id).is_some()
+    }
+
+    pub(crate) fn retry(&mut self, retry: Retry) -> bool {
+        let Some(row) = self.rows.get_mut(&retry.id) else { return false };
+        let moment = retry.attempt.as_ref().map_or(retry.due, end_of);
+        if retry.held {
+            row.held_since = row.held_since.or(Some(moment));
+        } else if let Some(since) = row.held_since.take() {
+            row.delivery.accepted_at = row.delivery.accepted_at.plus(moment.since(since));
+        }
+        row.due = retry.due;
+        (row.delivery.attempts, row.delivery.tries) = (retry.attempts, retry.tries);
+        row.attempts.extend(retry.attempt);
+        true
+    }
+
+    pub(crate) fn bury(&mut self, mut letter: DeadLetter) -> Result<bool, QueueError> {
+        let id = letter.delivery.id;
+        if self.dead.contains_key(&id) {
+            return Ok(false);
+        }
+        if let Some(row) = self.rows.remove(&id) {
+            letter.replays = letter.replays.max(row.replays);
+            let mut attempts = row.attempts;
+            let known: BTreeSet<_> = attempts.iter().map(|attempt| attempt.at).collect();
+            attempts.extend(letter.attempts.into_iter().filter(|attempt| !known.contains(&attempt.at)));
+            letter.attempts = attempts;
+        } else if self.is_full() {
+            return Err(QueueError::Full { bytes: 0 });
+        }
+        let seq = self.next_seq();
+        self.dead.insert(id, (seq, letter));
+        Ok(true)
+    }
+
+    pub(crate) fn quarantine(&mut self, item: Quarantined) {
+        self.quarantine.push(item);
+    }
+
+    fn waiting<'a>(
+        &'a self,
+        function: &'a FunctionRef,
+        running: &'a [DeliveryId],
+    ) -> impl Iterator<Item = &'a Row> {
+        self.rows.values().filter(move |row| {
+            row.delivery.function == *function
+                && row.held_since.is_none()
+                && !running.contains(&row.delivery.id)
+        })
+    }
+
+    pub(crate) fn due(
+        &self,
+        function: &FunctionRef,
+        now: Timestamp,
+        running: &[DeliveryId],
+        limit: u32,
+    ) -> Vec<Delivery> {
+        let mut due: Vec<&Row> = self.waiting(function, running).filter(|row| row.due <= now).collect();
+        due.sort_by_key(|row| (row.due, row.seq));
+        due.into_iter().take(limit as usize).map(|row| row.delivery.clone()).collect()
+    }
+
+    pub(crate) fn next_due(&self, function: &FunctionRef, running: &[DeliveryId]) -> Option<Timestamp> {
+        self.waiting(function, running).map(|row| row.due).min()
+    }
+
+    pub(crate) fn backlog(&self) -> Vec<Backlog> {
+        let mut functions: BTreeMap<FunctionRef, Backlog> = BTreeMap::new();
+        for row in self.rows.values() {
+            let function = row.delivery.function.clone();
+            let backlog = functions.entry(function.clone()).or_insert(Backlog {
+                function,
+                parked: 0,
+                earliest_due: None,
+                held: 0,
+                oldest: None,
+            });
+            backlog.oldest = backlog.oldest.into_iter().chain([row.delivery.accepted_at]).min();
+            if row.held_since.is_some() {
+                backlog.held += 1;
+            } else {
+                backlog.parked += 1;
+                backlog.earliest_due = backlog.earliest_due.into_iter().chain([row.due]).min();
+            }
+        }
+        functions.into_values().collect()
+    }
+
+    pub(crate) fn hold(&mut self, binding: BindingId, held: bool, now: Timestamp) -> u64 {
+        let mut changed = 0;
+        for row in self.rows.values_mut().filter(|row| row.delivery.binding == binding) {
+            match (held, row.held_since) {
+                (true, None) => row.held_since = Some(now),
+                (false, Some(since)) => {
+                    row.held_since = None;
+                    row.due = now;
+                    row.delivery.accepted_at = row.delivery.accepted_at.plus(now.since(since));
+                }
+                _ => continue,
+            }
+            changed += 1;
+        }
+        changed
+    }
+
+    pub(crate) fn held_bindings(&self) -> Vec<BindingId> {
+        let held = self.rows.values().filter(|row| row.held_since.is_some());
+        held.map(|row| row.delivery.binding).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    pub(crate) fn parked_of(&self, binding: BindingId) -> u64 {
+        self.rows.values().filter(|row| row.delivery.binding == binding).count() as u64
+    }
+
+    pub(crate) fn dispose(
+        &mut self,
+        binding: BindingId,
+        disposal: Disposal,
+        running: &[DeliveryId],
+        now: Timestamp,
+    ) -> u64 {
+        let of_it = |row: &&Row| row.delivery.binding == binding && !running.contains(&row.delivery.id);
+        let mut rows: Vec<Row> = self.rows.values().filter(of_it).cloned().collect();
+        rows.sort_by_key(|row| row.seq);
+        let count = rows.len() as u64;
+        for Row { delivery, attempts, replays, .. } in rows {
+            let id = delivery.id;
+            self.rows.remove(&id);
+            if disposal == Disposal::DeadLetter {
+                let reason = DeadReason::Unbound;
+                let letter = DeadLetter {
+                    delivery,
+                    reason,
+                    detail: "unbound".into(),
+                    died_at: now,
+                    attempts,
+                    replays,
+                };
+                let seq = self.next_seq();
+                self.dead.insert(id, (seq, letter));
+            }
+        }
+        count
+    }
+
+    pub(crate) fn attempts(&self, id: DeliveryId) -> Vec<Attempt> {
+        let parked = self.rows.get(&id).map(|row| row.attempts.clone());
+        parked.or_else(|| self.dead.get(&id).map(|(_, letter)| letter.attempts.clone())).unwrap_or_default()
+    }
+
+    pub(crate) fn dead_letters(&self, query: &DeadLetterQuery) -> Vec<DeadLetter> {
+        let mut letters: Vec<&(u64, DeadLetter)> = self.dead.values().collect();
+        letters.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
+        let before = query.before.and_then(|id| self.dead.get(&id)).map_or(u64::MAX, |(seq, _)| *seq);
+        let wanted = letters.into_iter().filter(|(seq, letter)| {
+            *seq < before
+                && query.binding.is_none_or(|binding| letter.delivery.binding == binding)
+                && query.platform.as_ref().is_none_or(|name| *letter.delivery.function.platform == **name)
+        });
+        wanted.take(query.limit as usize).map(|(_, letter)| letter.clone()).collect()
+    }
+
+    pub(crate) fn dead_letter(&self, id: DeliveryId) -> Option<DeadLetter> {
+        self.dead.get(&id).map(|(_, letter)| letter.clone())
+    }
+
+    pub(crate) fn replay(&mut self, id: DeliveryId, now: Timestamp) -> Option<FunctionRef> {
+        let (_, letter) = self.dead.remove(&id)?;
+        let mut delivery = letter.delivery;
+        (delivery.attempts, delivery.tries, delivery.accepted_at) = (0, 0, now);
+        let function = delivery.function.clone();
+        let seq = self.next_seq();
+        let replays = letter.replays + 1;
+        self.rows
+            .insert(id, Row { seq, delivery, due: now, held_since: None, attempts: Vec::new(), replays });
+        Some(function)
+    }
+
+    pub(crate) fn discard(&mut self, id: DeliveryId) -> bool {
+        self.dead.remove(&id).is_some()
+    }
+
+    pub(crate) fn keep_function_state(&mut self, function: FunctionRef, state: Option<FunctionState>) {
+        match state {
+            Some(state) => self.functions.insert(function, state),
+            None => self.functions.remove(&function),
+        };
+    }
+
+    pub(crate) fn function_states(&self) -> Vec<FunctionState> {
+        self.functions.values().cloned().collect()
+    }
+
+    /// The latest moment at which a row that is not held is due.
+    pub(crate) fn last_due(&self) -> Option<Timestamp> {
+        self.rows.values().filter(|row| row.held_since.is_none()).map(|row| row.due).max()
+    }
+}
+
+fn end_of(attempt: &Attempt) -> Timestamp {
+    attempt.at.plus(Duration::from_micros(attempt.took_us))
+}
