@@ -4,9 +4,13 @@
 //! answer is classified into an [`Outcome`] here, once, and nowhere else.
 
 mod classify;
+mod connection;
+pub mod exchange;
 pub mod payload;
 pub mod rules;
 pub mod signature;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -57,7 +61,7 @@ pub enum PlatformError {
         url: String,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: exchange::ExchangeError,
     },
     /// An answer that is neither yes nor no.
     #[error("platform `{platform}` answered {status} to {what}: {detail}")]

@@ -14,14 +14,11 @@
 //!   left: before, nobody has run anything (platform fault); after, a synchronous function was too slow (function
 //!   fault), and an asynchronous one was not accepted in time (platform fault).
 //!
-//! One client for each platform: HTTP/1.1, connections kept, redirects never followed (events go where the operator
-//! said), proxies of the environment not used. At most [`MAX_BODY`] of an answer is read; a longer one costs its
-//! connection. A crash during any call leaves the platform with the rule or without it, and every call can be made
-//! again.
+//! How a request is sent and how much of its answer is read: [`exchange`](super::exchange). A crash during any call
+//! leaves the platform with the rule or without it, and every call can be made again.
 
 use std::{
     collections::BTreeSet,
-    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,14 +27,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::stream;
-use http::{HeaderMap, HeaderName, StatusCode, header};
-use reqwest::{Client, Method, RequestBuilder, Url};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header, request};
+use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use super::{Call, Driver, Established, Inspection, PlatformError, classify::Answer, payload, signature};
+use super::{
+    Call, Driver, Established, Inspection, PlatformError,
+    exchange::{Exchange, ExchangeError, Payload, Read},
+    payload, signature,
+};
 use crate::{
     domain::{
         binding::{Binding, Mode},
@@ -47,17 +46,8 @@ use crate::{
     telemetry::Chain,
 };
 
-/// Most bytes of an answer that are read.
-const MAX_BODY: usize = 64 << 10;
-
-/// Longest time to get a connection.
-const CONNECT: Duration = Duration::from_secs(5);
-
 /// Longest time of a management call.
 const MANAGEMENT: Duration = Duration::from_secs(10);
-
-/// Connections kept to the platform while nothing is called.
-const IDLE_CONNECTIONS: usize = 64;
 
 // Made once: a name that is given as text is read and copied for each call.
 const TRIGGER_RULE_ID: HeaderName = HeaderName::from_static("trigger-rule-id");
@@ -85,7 +75,7 @@ pub enum InvalidPlatform {
         platform: String,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: rustls::Error,
     },
 }
 
@@ -95,22 +85,9 @@ pub struct RulesDriver {
     platform: String,
     base: Url,
     token: SecretString,
-    client: Client,
+    exchange: Exchange,
     /// The function that is given dead letters where the binding names none.
     handler: Option<String>,
-}
-
-/// An answer whose body was read up to its bound.
-struct Read {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Read {
-    fn answer(&self) -> Answer<'_> {
-        Answer { status: self.status, headers: &self.headers, body: &self.body }
-    }
 }
 
 impl RulesDriver {
@@ -124,16 +101,9 @@ impl RulesDriver {
         if !matches!(base.scheme(), "http" | "https") || !plain || !anonymous {
             return Err(invalid());
         }
-        let client = Client::builder()
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .user_agent(concat!("triggerd/", env!("CARGO_PKG_VERSION")))
-            .build()
+        let exchange = Exchange::new()
             .map_err(|source| InvalidPlatform::Client { platform: platform.to_owned(), source })?;
-        Ok(Self { platform: platform.to_owned(), base, token, client, handler: None })
+        Ok(Self { platform: platform.to_owned(), base, token, exchange, handler: None })
     }
 
     /// The same with a function that is given the dead letters of bindings that name none themselves.
@@ -144,27 +114,30 @@ impl RulesDriver {
     }
 
     /// The URL of these path segments below the platform's own.
-    fn url(&self, segments: &[&str]) -> Url {
+    fn url(&self, segments: &[&str]) -> String {
         let mut url = self.base.clone();
         // Only a URL that cannot be a base has no segments, and `new` refuses those.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
         }
-        url
+        url.into()
     }
 
-    fn rule_url(&self, id: BindingId) -> Url {
+    fn rule_url(&self, id: BindingId) -> String {
         self.url(&["rules", &id.to_string()])
     }
 
-    async fn manage(&self, request: RequestBuilder) -> Result<Read, PlatformError> {
-        let request = request.bearer_auth(self.token.expose_secret()).timeout(MANAGEMENT);
-        let unreachable = |source: reqwest::Error| PlatformError::Unreachable {
+    async fn manage(&self, request: request::Builder, payload: Payload) -> Result<Read, PlatformError> {
+        let unreachable = |source: ExchangeError| PlatformError::Unreachable {
             platform: self.platform.clone(),
             url: self.base.to_string(),
-            source: source.without_url(),
+            source,
         };
-        let read = read(request.send().await.map_err(unreachable)?).await.map_err(unreachable)?;
+        let mut token = HeaderValue::try_from(format!("Bearer {}", self.token.expose_secret()))
+            .map_err(|error| unreachable(ExchangeError::Build(error.into())))?;
+        token.set_sensitive(true);
+        let request = request.header(header::AUTHORIZATION, token);
+        let read = self.exchange.call_within(MANAGEMENT, request, payload).await.map_err(unreachable)?;
         if matches!(read.status.as_u16(), 401 | 403) {
             let status = read.status.as_u16();
             return Err(PlatformError::Unauthorized { platform: self.platform.clone(), status });
@@ -198,17 +171,15 @@ impl RulesDriver {
         let signature = signature::sign(&binding.secret, &id, call.now, &encoded.body).map_err(|error| {
             Outcome::new(Class::BindingBroken, None, format!("the binding's secret: {error}"))
         })?;
-        let mut request = self
-            .client
-            .post(self.url(&["functions", &delivery.function.name, "invocations"]))
-            .header(header::CONTENT_TYPE, encoded.content_type)
-            .header(header::CONTENT_LENGTH, encoded.body.len())
-            .header(TRIGGER_RULE_ID, binding.id.to_string())
-            .header(TRIGGER_DELIVERY_ID, &id)
-            .header(TRIGGER_ATTEMPT, delivery.tries.saturating_add(1))
-            .header(WEBHOOK_ID, &id)
-            .header(WEBHOOK_TIMESTAMP, call.now.as_seconds())
-            .header(WEBHOOK_SIGNATURE, signature);
+        let mut request =
+            Request::post(self.url(&["functions", &delivery.function.name, "invocations"]))
+                .header(header::CONTENT_TYPE, encoded.content_type)
+                .header(TRIGGER_RULE_ID, binding.id.to_string())
+                .header(TRIGGER_DELIVERY_ID, &id)
+                .header(TRIGGER_ATTEMPT, delivery.tries.saturating_add(1))
+                .header(WEBHOOK_ID, &id)
+                .header(WEBHOOK_TIMESTAMP, call.now.as_seconds())
+                .header(WEBHOOK_SIGNATURE, signature);
         for (name, value) in encoded.headers {
             request = request.header(name, value);
         }
@@ -220,30 +191,12 @@ impl RulesDriver {
                 request = request.header("trigger-callback-url", url);
             }
         }
-        // The body is asked for when a connection stands and the head is written: from then on a function may run.
-        let body = Bytes::from(encoded.body);
-        let body = stream::once(async move {
-            sent.store(true, Ordering::Release);
-            Ok::<_, Infallible>(body)
-        });
-        let fault = |error: reqwest::Error| {
-            Outcome::new(Class::PlatformFault, None, Chain(&error.without_url()).to_string())
-        };
-        let response = request.body(reqwest::Body::wrap_stream(body)).send().await.map_err(fault)?;
-        let read = read(response).await.map_err(fault)?;
+        let fault =
+            |error: ExchangeError| Outcome::new(Class::PlatformFault, None, Chain(&error).to_string());
+        let payload = Payload::new(encoded.body).marking(sent);
+        let read = self.exchange.call(request, payload).await.map_err(fault)?;
         Ok(read.answer().classify(asked_async, call.now))
     }
-}
-
-/// Reads an answer up to the bound. Whatever is beyond it is not read, and its connection is dropped.
-async fn read(mut response: reqwest::Response) -> Result<Read, reqwest::Error> {
-    let mut body = Vec::new();
-    while body.len() < MAX_BODY
-        && let Some(chunk) = response.chunk().await?
-    {
-        body.extend_from_slice(&chunk[..chunk.len().min(MAX_BODY - body.len())]);
-    }
-    Ok(Read { status: response.status(), headers: std::mem::take(response.headers_mut()), body })
 }
 
 /// The rule's contents as the protocol writes them: no secret, no confirm URL.
@@ -297,7 +250,12 @@ impl Driver for RulesDriver {
         if !confirm_url.is_empty() {
             rule["confirm_url"] = json!(confirm_url);
         }
-        let read = self.manage(self.client.put(self.rule_url(binding.id)).json(&rule)).await?;
+        let read = self
+            .manage(
+                Request::put(self.rule_url(binding.id)).header(header::CONTENT_TYPE, "application/json"),
+                Payload::new(rule.to_string().into_bytes()),
+            )
+            .await?;
         let answer = read.answer();
         let state = serde_json::from_slice::<Value>(&read.body).unwrap_or_default();
         match read.status.as_u16() {
@@ -319,7 +277,7 @@ impl Driver for RulesDriver {
     }
 
     async fn inspect(&self, binding: &Binding) -> Result<Inspection, PlatformError> {
-        let read = self.manage(self.client.get(self.rule_url(binding.id))).await?;
+        let read = self.manage(Request::get(self.rule_url(binding.id)), Payload::default()).await?;
         if read.status == StatusCode::NOT_FOUND && read.answer().problem_type() == "unknown-rule" {
             return Ok(Inspection::Missing);
         }
@@ -335,7 +293,7 @@ impl Driver for RulesDriver {
     }
 
     async fn withdraw(&self, id: BindingId) -> Result<(), PlatformError> {
-        let read = self.manage(self.client.delete(self.rule_url(id))).await?;
+        let read = self.manage(Request::delete(self.rule_url(id)), Payload::default()).await?;
         let gone = read.status == StatusCode::NOT_FOUND && read.answer().problem_type() == "unknown-rule";
         if read.status.is_success() || gone {
             return Ok(());
@@ -374,7 +332,7 @@ impl Driver for RulesDriver {
     async fn check(&self) -> Result<(), PlatformError> {
         // A rule that cannot be: who answers that it is unknown speaks the protocol and has accepted our token.
         let nobody = BindingId::from_bytes([0; 16]);
-        let read = self.manage(self.client.request(Method::GET, self.rule_url(nobody))).await?;
+        let read = self.manage(Request::get(self.rule_url(nobody)), Payload::default()).await?;
         if read.status == StatusCode::NOT_FOUND && read.answer().problem_type() == "unknown-rule" {
             return Ok(());
         }

@@ -7,8 +7,8 @@ use std::future::Future as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -65,6 +65,8 @@ pub(crate) enum Answer {
     /// A response whose body comes in pieces with a pause before each: so many and then the connection is cut, or
     /// without end.
     Drip { status: StatusCode, piece: Bytes, pause: Duration, pieces: Option<usize> },
+    /// These bytes in the place of a response, again and again until the connection is closed.
+    Flood(Bytes),
     /// Nothing, with the connection kept open.
     Hang,
     /// Nothing, and the connection is closed.
@@ -244,9 +246,13 @@ async fn receive(
             *response.body_mut() = Body::from_stream(body);
             response
         }
+        Answer::Flood(piece) => {
+            cut.flood.set(piece).ok();
+            empty(StatusCode::OK)
+        }
         Answer::Hang => std::future::pending().await,
         Answer::Close => {
-            cut.0.cancel();
+            cut.now.cancel();
             empty(StatusCode::OK)
         }
     }
@@ -258,9 +264,12 @@ fn empty(status: StatusCode) -> Response {
     response
 }
 
-/// Cuts one connection: its reads and writes fail, before a byte of a response has left.
+/// Cuts one connection: its reads and writes fail, before a byte of a response has left. Or floods it instead.
 #[derive(Clone)]
-struct Cut(CancellationToken);
+struct Cut {
+    now: CancellationToken,
+    flood: Arc<OnceLock<Bytes>>,
+}
 
 impl Connected<IncomingStream<'_, Cuttable>> for Cut {
     fn connect_info(stream: IncomingStream<'_, Cuttable>) -> Self {
@@ -279,11 +288,10 @@ impl Listener for Cuttable {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        let cut = lock(&self.shared).all.child_token();
-        (
-            CuttableStream { stream, cancelled: Box::pin(cut.clone().cancelled_owned()), cut: Cut(cut) },
-            address,
-        )
+        let now = lock(&self.shared).all.child_token();
+        let cancelled = Box::pin(now.clone().cancelled_owned());
+        let cut = Cut { now, flood: Arc::default() };
+        (CuttableStream { stream, cut, flooded: 0, cancelled }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -294,13 +302,15 @@ impl Listener for Cuttable {
 struct CuttableStream {
     stream: TcpStream,
     cut: Cut,
+    /// Bytes of the flood that have left.
+    flooded: usize,
     /// Wakes a reader that waits when the connection is cut.
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl CuttableStream {
     fn check(&self) -> io::Result<()> {
-        if self.cut.0.is_cancelled() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        if self.cut.now.is_cancelled() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 }
 
@@ -320,7 +330,13 @@ impl AsyncRead for CuttableStream {
 impl AsyncWrite for CuttableStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let Some(piece) = self.cut.flood.get().cloned() else {
+            return Pin::new(&mut self.stream).poll_write(cx, bytes);
+        };
+        loop {
+            let rest = &piece[self.flooded % piece.len()..];
+            self.flooded += ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,4 @@
-//! Platforms that hang, babble, drip, redirect and break off: each is shown for what it is, heals when it does, and
+//! Platforms that hang, babble, drip, flood, redirect and break off: each is shown for what it is, heals when it does, and
 //! delays nobody else's bindings and functions.
 
 use std::{
@@ -25,7 +25,7 @@ use crate::harness::{
 };
 
 /// How a platform misbehaves, what its binding's step says of that, and of which class its answers to calls are.
-const CASES: [(&str, &str, &str); 9] = [
+const CASES: [(&str, &str, &str); 11] = [
     ("hang", "cannot be reached", "function_fault"),
     ("garbage", "is the platform's `url` right?", "ok"),
     ("broken", "500", "platform_fault"),
@@ -35,9 +35,11 @@ const CASES: [(&str, &str, &str); 9] = [
     ("cut", "cannot be reached", "platform_fault"),
     ("close", "cannot be reached", "platform_fault"),
     ("redirect", "is the platform's `url` right?", "permanent"),
+    ("continue", "(1xx)", "platform_fault"),
+    ("hints", "(1xx)", "platform_fault"),
 ];
 
-/// The daemon in a debug build takes some 60 MiB; nine endless answers must not show.
+/// The daemon in a debug build takes some 60 MiB; eleven endless answers must not show.
 const MOST_KIB: u64 = 400 * 1024;
 
 fn misbehave(case: &str) -> Answer {
@@ -51,6 +53,11 @@ fn misbehave(case: &str) -> Answer {
         "drip" => drip(Bytes::from_static(b"x"), Duration::from_millis(100), None),
         "cut" => drip(Bytes::from_static(b"{"), Duration::from_millis(1), Some(3)),
         "close" => Answer::Close,
+        "continue" => Answer::Flood(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1000).into()),
+        "hints" => {
+            let head = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nx-more: of it\r\n\r\n";
+            Answer::Flood(head.repeat(1000).into())
+        }
         _ => Answer::status(302).unwrap().with_header("location", "http://127.0.0.1:1/").unwrap(),
     }
 }
@@ -182,7 +189,7 @@ pub(crate) async fn functions_of_hostile_platforms_are_classified_and_delay_no_o
         world.platform.wait_for_calls("good", number + 1).await?;
         slowest = slowest.max(began.elapsed());
     }
-    println!("beside nine hostile functions an upload's call came after {slowest:?} at most");
+    println!("beside eleven hostile functions an upload's call came after {slowest:?} at most");
     ensure!(slowest < Duration::from_secs(3), "delayed by {slowest:?}");
     for (case, _, class) in CASES {
         let platform = format!("platform=\"{case}\"");
