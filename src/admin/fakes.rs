@@ -123,7 +123,7 @@ pub(crate) fn state(world: &Arc<World>) -> AdminState {
     AdminState {
         node: "here".into(),
         access: Access::new(Some(&OPERATOR.into()), [("local", &LOCAL.into()), ("other", &OTHER.into())]),
-        names: Names { storages: names(&["main"]), platforms: names(&["local", "other"]) },
+        names: Names { storages: names(&["main"]), twins: names(&[]), platforms: names(&["local", "other"]) },
         open_metrics: true,
         relations: Arc::clone(world) as _,
         queue: Arc::clone(world) as _,

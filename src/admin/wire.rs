@@ -66,6 +66,9 @@ pub struct BindingRequest {
     /// Events caused by these principals do not fire.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore_principals: Vec<String>,
+    /// Whether the storage's fast targets are to bring its events too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twin: bool,
 }
 
 /// A page of bindings.

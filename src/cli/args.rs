@@ -138,6 +138,9 @@ pub(super) struct BindArgs {
     /// A user whose doings do not fire: the one that the function writes with. Can be given several times.
     #[arg(long = "ignore-principal", value_name = "USER")]
     pub(super) ignore_principals: Vec<String>,
+    /// Have the storage's fast targets bring its events too (twin targets).
+    #[arg(long)]
+    pub(super) twin: bool,
     /// How long to follow the handshake; 0s does not.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
     pub(super) wait: SignedDuration,

@@ -132,6 +132,7 @@ fn request(args: BindArgs) -> BindingRequest {
         max_event_age_s: args.max_event_age.map(|age| age.unsigned_abs().as_secs()),
         concurrency: args.concurrency,
         ignore_principals: args.ignore_principals,
+        twin: args.twin,
     }
 }
 

@@ -69,6 +69,9 @@ pub struct BindingSpec {
     /// Events caused by these principals do not fire: those that the function itself writes with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore_principals: Vec<String>,
+    /// Both legs of twin targets: the storage's fast targets bring its events too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twin: bool,
 }
 
 /// The function of a spec, as the API writes it: two plain fields.
