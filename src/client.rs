@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use crate::{
     admin::wire::{
-        BindingRequest, Bindings, DeadLetterView, DeadLetters, Functions, HealthView, LetterBatch, LetterRequest,
-        MatchRequest, Matched, Nodes, Outcomes, Pending, QuarantinePage, QuarantineView, Replayed, Retried,
+        BindingRequest, Bindings, DeadLetterView, DeadLetters, Functions, HealthView, LetterBatch,
+        LetterRequest, MatchRequest, Matched, Nodes, Outcomes, Pending, QuarantinePage, QuarantineView,
+        Replayed, Retried,
     },
     domain::{
         binding::BindingView,

@@ -220,5 +220,13 @@ fn spec(state: &AdminState, caller: &Caller, mut request: BindingRequest) -> Res
         .map_err(|error| invalid(error.to_string()));
     let spec = spec?;
     spec.validate().map_err(|error| invalid(error.to_string()))?;
+    if spec.twin && !state.names.twins.contains(spec.storage.as_str()) {
+        let storage = spec.storage.as_str();
+        return Err(Problem::new(422, "no-fast-target", "The storage has no fast target")
+            .detail(format!("the binding asks for `twin`, and storage `{storage}` has no `fast_targets`"))
+            .remedy(format!(
+                "name one under `fast_targets` of [storages.{storage}], or bind without `twin`"
+            )));
+    }
     Ok(spec)
 }

@@ -28,8 +28,8 @@ use crate::{
         outcome::{Attempt, Class},
     },
     queue::{
-        Backlog, Cursor, DeadLetter, Direction, Disposal, FunctionState, Handover, Item, LetterFilter, LetterPage,
-        LetterQuery, Park, Parked, Quarantined, QueueError, Retry, Unhanded,
+        Backlog, Cursor, DeadLetter, Direction, Disposal, FunctionState, Handover, Item, LetterFilter,
+        LetterPage, LetterQuery, Park, Parked, Quarantined, QueueError, Retry, Unhanded,
     },
     relations::{
         Bound, BucketLock, Changes, Head, ListQuery, NewBinding, Node, Progress, RelationsError, Snapshot,
@@ -166,7 +166,7 @@ pub(crate) fn state(world: &Arc<World>) -> AdminState {
     AdminState {
         node: "here".into(),
         access: Access::new(Some(&OPERATOR.into()), [("local", &LOCAL.into()), ("other", &OTHER.into())]),
-        names: Names { storages: names(&["main"]), platforms: names(&["local", "other"]) },
+        names: Names { storages: names(&["main"]), twins: names(&[]), platforms: names(&["local", "other"]) },
         open_metrics: true,
         relations: Arc::clone(world) as _,
         queue: Arc::clone(world) as _,

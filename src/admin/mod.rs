@@ -78,6 +78,8 @@ const MAX_CONNECTIONS: usize = 256;
 pub struct Names {
     /// Of the storages.
     pub storages: BTreeSet<String>,
+    /// Of the storages that have fast targets.
+    pub twins: BTreeSet<String>,
     /// Of the platforms.
     pub platforms: BTreeSet<String>,
 }

@@ -74,6 +74,9 @@ pub struct BindingRequest {
     /// The function, on the same platform, that is given its dead letters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter_function: Option<String>,
+    /// Whether the storage's fast targets are to bring its events too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twin: bool,
 }
 
 /// A page of bindings.

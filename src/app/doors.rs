@@ -33,6 +33,12 @@ pub(super) fn state(
         access: access(config),
         names: Names {
             storages: config.storages.keys().cloned().collect(),
+            twins: config
+                .storages
+                .iter()
+                .filter(|(_, storage)| !storage.fast_targets.is_empty())
+                .map(|(name, _)| name.clone())
+                .collect(),
             platforms: config.platforms.keys().cloned().collect(),
         },
         open_metrics: config.admin.open_metrics,

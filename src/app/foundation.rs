@@ -229,8 +229,9 @@ pub(super) fn storages(config: &Config) -> anyhow::Result<HashMap<StorageName, b
             bail!("storages.{name}: `secret_key` or `secret_key_file` is missing")
         };
         let buckets = Arc::new(S3Buckets::new(name, storage, secret_key));
-        let targets = storage.targets.clone();
-        storages.insert(StorageName::new(name.as_str()), binding::Storage { buckets, targets });
+        let (targets, fast_targets) = (storage.targets.clone(), storage.fast_targets.clone());
+        let storage = binding::Storage { buckets, targets, fast_targets };
+        storages.insert(StorageName::new(name.as_str()), storage);
     }
     Ok(storages)
 }

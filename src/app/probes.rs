@@ -56,10 +56,18 @@ pub fn probes(config: &Config) -> Vec<Box<dyn Probe>> {
         let Some(secret_key) = &storage.secret_key else { continue };
         let buckets = Arc::new(S3Buckets::new(name, storage, secret_key));
         let info = Arc::new(ServerInfo::new(name, storage, secret_key));
-        probes.push(Box::new(StorageProbe::new(name, storage, move || {
+        let of_storage = |source: &&SourceConfig| {
+            config.storage_of(source).is_some_and(|storage| storage.as_str() == name.as_str())
+        };
+        let sources = config.sources.values().filter(of_storage).map(|source| match source {
+            SourceConfig::Webhook(source) => ("webhook", source.redelivers),
+            SourceConfig::Mqtt(source) => ("mqtt", source.redelivers),
+        });
+        let probe = StorageProbe::new(name, storage, move || {
             let (buckets, info) = (Arc::clone(&buckets), Arc::clone(&info));
             Box::pin(async move { ask_storage(&buckets, &info).await })
-        })));
+        });
+        probes.push(Box::new(probe.with_sources(sources.collect())));
     }
     probes
 }

@@ -12,7 +12,8 @@
 //!
 //! **Few.** Bindings with the same prefix and suffix share a rule with the union of their events; a rule that
 //! others cover is left out; if more than [`MAX_RULES`] are left, one rule without a filter takes their place.
-//! There is one rule for each target (twin targets need both). Rules to one target may overlap: MinIO sends an
+//! There is one rule for each target. The fast legs of twin targets ([`Leg`]) get rules for the bindings that ask for
+//! both legs, and no others. Rules to one target may overlap: MinIO sends an
 //! event to a target once.
 //!
 //! **Stable.** A rule's id is a hash of its content, so equal bindings give equal configurations on every daemon,
@@ -40,13 +41,19 @@ pub const MAX_RULES: usize = 256;
 /// More filters than this are not even compared with each other.
 const MAX_COMPARED: usize = 2_000;
 
+/// Targets that are alike, and what must come by each of them.
+#[derive(Debug, Clone)]
+pub struct Leg<'a> {
+    /// Their ARNs.
+    pub targets: &'a [String],
+    /// The filters of the bindings that want them.
+    pub filters: Vec<&'a Filter>,
+}
+
 /// The configuration that the bucket must get, or none when it is in step.
-pub fn plan<'a>(
-    current: &Configuration,
-    filters: impl IntoIterator<Item = &'a Filter>,
-    targets: &[String],
-) -> Option<Configuration> {
-    let needed = needed(filters, targets);
+pub fn plan(current: &Configuration, legs: &[Leg<'_>]) -> Option<Configuration> {
+    let needed: Vec<BucketRule> =
+        legs.iter().flat_map(|leg| needed(leg.filters.iter().copied(), leg.targets)).collect();
     let mut missing: Vec<&BucketRule> = needed.iter().collect();
     let mut rules = Vec::with_capacity(current.rules.len() + needed.len());
     for rule in &current.rules {

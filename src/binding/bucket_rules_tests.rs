@@ -4,6 +4,34 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The plan for one leg.
+fn plan<'a>(
+    current: &Configuration,
+    filters: impl IntoIterator<Item = &'a Filter>,
+    targets: &[String],
+) -> Option<Configuration> {
+    super::plan(current, &[Leg { targets, filters: filters.into_iter().collect() }])
+}
+
+#[test]
+fn only_bindings_that_ask_for_both_legs_get_rules_for_the_fast_one() {
+    let (safe, fast) = ([TARGET.to_owned()], ["arn:minio:sqs::FAST:webhook".to_owned()]);
+    let (plain, quick) =
+        (filter(&["s3:ObjectCreated:*"], "in/", ""), filter(&["s3:ObjectCreated:*"], "fast/", ""));
+    let rules_for = |twins: &[&Filter]| {
+        let legs = [
+            Leg { targets: &safe, filters: vec![&plain, &quick] },
+            Leg { targets: &fast, filters: twins.to_vec() },
+        ];
+        super::plan(&Configuration::default(), &legs).unwrap()
+    };
+    let both = rules_for(&[&quick]);
+    assert!(carries(&both, &plain, &safe) && carries(&both, &quick, &safe) && carries(&both, &quick, &fast));
+    assert!(!carries(&both, &plain, &fast));
+    let none = rules_for(&[]);
+    assert!(none.rules.iter().all(|rule| rule.target == TARGET), "{none:?}");
+}
+
 const TARGET: &str = "arn:minio:sqs::TRIGGERD:webhook";
 
 fn value<'a>(rule: &'a BucketRule, name: &str) -> &'a str {

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Storage, bucket_rules,
+    Storage,
+    bucket_rules::{self, Leg},
     decide::Found,
     look::{BucketKey, Core},
 };
@@ -14,7 +15,6 @@ use crate::{
     bucket::{BucketError, BucketRule, Configuration},
     domain::{
         binding::{Binding, State, StepName, Wanted},
-        filter::Filter,
         ids::BindingId,
     },
     relations::RelationsError,
@@ -77,9 +77,9 @@ impl Core {
         if let Some(current) = &current {
             self.remember(key, current);
         }
-        looked.damaged = self.record_damage(key, bindings, current.as_ref(), &storage.targets).await?;
+        looked.damaged = self.record_damage(key, bindings, current.as_ref(), storage).await?;
         if let Some(current) = current
-            && bucket_rules::plan(&current, filters(key, bindings), &storage.targets).is_some()
+            && bucket_rules::plan(&current, &legs(key, bindings, storage)).is_some()
         {
             looked.found = self.write(key, storage).await?;
         }
@@ -104,14 +104,16 @@ impl Core {
         key: &BucketKey,
         bindings: &[Binding],
         current: Option<&Configuration>,
-        targets: &[String],
+        storage: &Storage,
     ) -> Result<BTreeMap<BindingId, String>, RelationsError> {
         let mut damaged = BTreeMap::new();
         let fires =
             |binding: &&Binding| is_of(key, binding) && matches!(binding.state, State::Armed | State::Active);
         for binding in bindings.iter().filter(fires) {
-            let carried =
-                current.is_some_and(|now| bucket_rules::carries(now, &binding.spec.filter, targets));
+            let carried = current.is_some_and(|now| {
+                let by = |targets| bucket_rules::carries(now, &binding.spec.filter, targets);
+                by(&storage.targets) && (!binding.spec.twin || by(&storage.fast_targets))
+            });
             if carried {
                 continue;
             }
@@ -138,7 +140,7 @@ impl Core {
             Ok(after) => after,
             Err(error) => return Ok(Found::Failed(Chain(&error).to_string())),
         };
-        if bucket_rules::plan(&after, filters(key, &bindings), &storage.targets).is_some() {
+        if bucket_rules::plan(&after, &legs(key, &bindings, storage)).is_some() {
             return Ok(Found::Failed(format!(
                 "storage `{}` does not return the rules of bucket `{}` as they were written; somebody else may be writing them too",
                 key.0, key.1
@@ -147,7 +149,7 @@ impl Core {
         // Whoever rejects or unbinds a binding looks at its bucket afterwards: before our write, then we see it
         // here; or after it, then they see what we wrote.
         let now = self.parts.relations.snapshot().await?.bindings;
-        if bucket_rules::plan(&after, filters(key, &now), &storage.targets).is_some() {
+        if bucket_rules::plan(&after, &legs(key, &now, storage)).is_some() {
             return Ok(Found::Waiting(format!("what bucket `{}` needs changed while it was written", key.1)));
         }
         Ok(Found::Done)
@@ -161,7 +163,7 @@ impl Core {
         bindings: &[Binding],
     ) -> Result<Configuration, BucketError> {
         let current = storage.buckets.read(&key.1).await?;
-        let Some(desired) = bucket_rules::plan(&current, filters(key, bindings), &storage.targets) else {
+        let Some(desired) = bucket_rules::plan(&current, &legs(key, bindings, storage)) else {
             return Ok(current);
         };
         storage.buckets.write(&key.1, &desired).await?;
@@ -204,10 +206,17 @@ fn is_of(key: &BucketKey, binding: &Binding) -> bool {
     binding.spec.storage == key.0 && binding.spec.bucket == key.1
 }
 
-/// What the bucket must let through: every binding that is wanted, the pending ones too.
-fn filters<'a>(key: &BucketKey, bindings: &'a [Binding]) -> impl Iterator<Item = &'a Filter> {
+/// What the bucket must let through, by which targets: for every binding that is wanted, the pending ones too.
+fn legs<'a>(key: &BucketKey, bindings: &'a [Binding], storage: &'a Storage) -> [Leg<'a>; 2] {
     let counts = |binding: &&Binding| {
         is_of(key, binding) && binding.wanted == Wanted::Present && binding.state != State::Rejected
     };
-    bindings.iter().filter(counts).map(|binding| &binding.spec.filter).collect::<Vec<_>>().into_iter()
+    let filters = |twins_only: bool| {
+        let wanted = bindings.iter().filter(counts).filter(|binding| binding.spec.twin || !twins_only);
+        wanted.map(|binding| &binding.spec.filter).collect()
+    };
+    [
+        Leg { targets: &storage.targets, filters: filters(false) },
+        Leg { targets: &storage.fast_targets, filters: filters(true) },
+    ]
 }

@@ -81,6 +81,8 @@ pub struct Storage {
     pub buckets: Arc<dyn BucketNotifications>,
     /// ARNs of the targets that our bucket rules name; at least one.
     pub targets: Vec<String>,
+    /// ARNs of the targets that they name beside these for bindings that ask for both legs.
+    pub fast_targets: Vec<String>,
 }
 
 /// What the reconciler works with.

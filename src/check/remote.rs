@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt::Display, future::Future, pin::Pin, sync::A
 use async_trait::async_trait;
 
 use crate::{
-    config::storages::StorageConfig,
+    config::{sources::Redelivers, storages::StorageConfig},
     platform::{Driver, PlatformError},
     relations::{Relations, RelationsError},
     telemetry::Chain,
@@ -185,6 +185,8 @@ pub enum Targets {
 pub struct StorageProbe {
     name: String,
     targets: Vec<String>,
+    fast_targets: Vec<String>,
+    sources: Vec<(&'static str, Redelivers)>,
     ask: AskStorage,
 }
 
@@ -195,7 +197,35 @@ impl StorageProbe {
         config: &StorageConfig,
         ask: impl Fn() -> Connecting<StorageAnswer> + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), targets: config.targets.clone(), ask: Box::new(ask) }
+        let (targets, fast_targets) = (config.targets.clone(), config.fast_targets.clone());
+        Self { name: name.into(), targets, fast_targets, sources: Vec::new(), ask: Box::new(ask) }
+    }
+
+    /// The same, knowing the sources that take its notifications: their types and what they say of redelivery.
+    #[must_use]
+    pub fn with_sources(mut self, sources: Vec<(&'static str, Redelivers)>) -> Self {
+        self.sources = sources;
+        self
+    }
+
+    /// Which kind of target this must be. MinIO does not tell whether a target has a `queue_dir`, so it is what the
+    /// config takes it for.
+    fn kind(&self, arn: &str) -> &'static str {
+        const FAST: &str = "the fast leg of twin targets, without queue_dir";
+        if self.fast_targets.iter().any(|fast| fast == arn) {
+            return FAST;
+        }
+        let of_type = arn.rsplit(':').next().unwrap_or_default();
+        let mut kinds = self.sources.iter().filter(|(kind, _)| *kind == of_type).map(|(_, says)| *says);
+        let Some(first) = kinds.next() else { return "no source here is of its type" };
+        match first {
+            _ if kinds.any(|other| other != first) => {
+                "one of a fast and a safe leg; name the fast one under `fast_targets` to tell them apart"
+            }
+            Redelivers::Yes => "taken for safe: it must have a queue_dir",
+            Redelivers::No => "taken for one without queue_dir: what comes while triggerd is away is lost",
+            Redelivers::Twin => FAST,
+        }
     }
 
     fn fail(&self, what: impl Display, remedy: &str) -> Vec<Finding> {
@@ -220,13 +250,13 @@ impl StorageProbe {
         let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
         let one = |arn: &String| {
             if there.contains(arn) {
-                return Finding::ok(&part, format!("{arn} is there"));
+                return Finding::ok(&part, format!("{arn} is there ({})", self.kind(arn)));
             }
             let remedy =
                 "configure the target in MinIO (MINIO_NOTIFY_…) and restart MinIO, or correct the ARN";
             Finding::fail(&part, format!("{arn} is not there; it has {listed}"), remedy)
         };
-        self.targets.iter().map(one).collect()
+        self.targets.iter().chain(&self.fast_targets).map(one).collect()
     }
 }
 
@@ -360,6 +390,23 @@ mod tests {
         );
         assert!(there[2].contains("B:mqtt is not there; it has arn:minio:sqs::A:mqtt"), "{there:?}");
         assert!(ask(|| StorageAnswer::In(Targets::Hidden)).await[1].contains("admin:ServerInfo"));
+        let twins =
+            StorageConfig { fast_targets: vec!["arn:minio:sqs::FAST:webhook".into()], ..config.clone() };
+        let there = ["arn:minio:sqs::A:mqtt", "arn:minio:sqs::B:mqtt", "arn:minio:sqs::FAST:webhook"]
+            .map(str::to_owned);
+        let answer = move || {
+            let there = there.clone().into();
+            Box::pin(async move { StorageAnswer::In(Targets::There(there)) }) as Connecting<_>
+        };
+        let sources = vec![("mqtt", Redelivers::Yes), ("webhook", Redelivers::Twin)];
+        let kinds = shown(StorageProbe::new("main", &twins, answer.clone()).with_sources(sources)).await;
+        assert!(
+            kinds[1].contains("safe") && kinds[2].contains("safe") && kinds[3].contains("fast"),
+            "{kinds:?}"
+        );
+        let sources = vec![("mqtt", Redelivers::Yes), ("mqtt", Redelivers::Twin)];
+        let kinds = shown(StorageProbe::new("main", &twins, answer).with_sources(sources)).await;
+        assert!(kinds[1].contains("fast_targets"), "{kinds:?}");
         let unknown = ask(|| StorageAnswer::In(Targets::Unknown("it answered 404".into()))).await;
         assert!(unknown[1].starts_with("Warn") && unknown[1].contains("404"), "{unknown:?}");
         for answer in [

@@ -213,6 +213,9 @@ pub(super) struct BindArgs {
     /// The function, on the same platform, that is given what this one has finally failed at.
     #[arg(long, value_name = "FUNCTION")]
     pub(super) dead_letter_function: Option<String>,
+    /// Have the storage's fast targets bring its events too (twin targets).
+    #[arg(long)]
+    pub(super) twin: bool,
     /// How long to follow the handshake; 0s does not.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
     pub(super) wait: SignedDuration,

@@ -134,6 +134,7 @@ fn request(args: BindArgs) -> BindingRequest {
         rate_limit: args.rate_limit,
         ignore_principals: args.ignore_principals,
         dead_letter_function: args.dead_letter_function,
+        twin: args.twin,
     }
 }
 

@@ -13,8 +13,8 @@ mod check;
 mod dead_letters;
 mod functions;
 mod output;
-mod queue;
 mod quarantine;
+mod queue;
 mod show;
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ fn one(view: &BindingView, terminal: &mut Terminal) -> std::io::Result<()> {
         ),
         ("ignores", spec.ignore_principals.join(", ")),
         ("handler", spec.dead_letter_function.clone().unwrap_or_default()),
+        ("targets", if spec.twin { "both legs of twin targets".to_owned() } else { String::new() }),
         ("made", view.created_at.to_string()),
         ("changed", format!("{} (revision {})", view.updated_at, view.revision)),
     ];

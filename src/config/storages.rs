@@ -23,6 +23,10 @@ pub struct StorageConfig {
     pub secret_key_file: Option<std::path::PathBuf>,
     /// ARNs of the targets that its bucket rules name, for example `arn:minio:sqs::TRIGGERD:webhook`.
     pub targets: Vec<String>,
+    /// ARNs of the fast legs of twin targets: without `queue_dir`, sending to a source with `redelivers = "twin"`. The
+    /// rules of a bucket name them for bindings that ask for both legs (`twin`).
+    #[serde(default)]
+    pub fast_targets: Vec<String>,
     /// Events caused by these principals never fire.
     #[serde(default)]
     pub ignore_principals: Vec<String>,

@@ -77,6 +77,9 @@ pub struct BindingSpec {
     /// when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter_function: Option<String>,
+    /// Both legs of twin targets: the storage's fast targets bring its events too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twin: bool,
 }
 
 /// What a function's bindings allow together: the least of each.

@@ -171,15 +171,14 @@ impl RulesDriver {
         let signature = signature::sign(&binding.secret, &id, call.now, &encoded.body).map_err(|error| {
             Outcome::new(Class::BindingBroken, None, format!("the binding's secret: {error}"))
         })?;
-        let mut request =
-            Request::post(self.url(&["functions", &delivery.function.name, "invocations"]))
-                .header(header::CONTENT_TYPE, encoded.content_type)
-                .header(TRIGGER_RULE_ID, binding.id.to_string())
-                .header(TRIGGER_DELIVERY_ID, &id)
-                .header(TRIGGER_ATTEMPT, delivery.tries.saturating_add(1))
-                .header(WEBHOOK_ID, &id)
-                .header(WEBHOOK_TIMESTAMP, call.now.as_seconds())
-                .header(WEBHOOK_SIGNATURE, signature);
+        let mut request = Request::post(self.url(&["functions", &delivery.function.name, "invocations"]))
+            .header(header::CONTENT_TYPE, encoded.content_type)
+            .header(TRIGGER_RULE_ID, binding.id.to_string())
+            .header(TRIGGER_DELIVERY_ID, &id)
+            .header(TRIGGER_ATTEMPT, delivery.tries.saturating_add(1))
+            .header(WEBHOOK_ID, &id)
+            .header(WEBHOOK_TIMESTAMP, call.now.as_seconds())
+            .header(WEBHOOK_SIGNATURE, signature);
         for (name, value) in encoded.headers {
             request = request.header(name, value);
         }

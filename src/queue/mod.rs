@@ -23,8 +23,8 @@ mod deliveries;
 mod functions;
 mod handover;
 mod letters;
-mod offline;
 mod office;
+mod offline;
 mod open;
 mod parks;
 mod quarantine;
@@ -61,8 +61,8 @@ use crate::domain::{
 };
 
 pub use handover::{Handover, Unhanded, UnhandedLetter};
-pub use offline::{OfflineError, OfflineQueue};
 pub use office::{Cursor, Direction, Item, LetterFilter, LetterOffice, LetterPage, LetterQuery};
+pub use offline::{OfflineError, OfflineQueue};
 pub use open::QueueOptions;
 pub use quarantine::REJECTED_ROWS;
 pub use retention::{Retention, Sweeper};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use triggerd::binding::bucket_rules::{is_ours, plan};
+use triggerd::binding::bucket_rules::{self, Leg, is_ours};
 use triggerd::bucket::{BucketError, BucketNotifications as _, BucketRule, Configuration, S3Buckets};
 use triggerd::config::storages::StorageConfig;
 use triggerd::domain::{event_name::EventSet, filter::Filter};
@@ -25,6 +25,15 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] refusals_say_which_bucket_or_target_and_what_to_do;
         [] missing_permission_is_named;
     }
+}
+
+/// The plan for one leg.
+fn plan<'a>(
+    current: &Configuration,
+    filters: impl IntoIterator<Item = &'a Filter>,
+    targets: &[String],
+) -> Option<Configuration> {
+    bucket_rules::plan(current, &[Leg { targets, filters: filters.into_iter().collect() }])
 }
 
 /// A MinIO with the targets OURS and THEIRS, both delivering to `receiver`, and the bucket `photos`.
@@ -53,6 +62,7 @@ pub(crate) fn storage(endpoint: &str, region: &str) -> StorageConfig {
         secret_key: None,
         secret_key_file: None,
         targets: vec!["arn:minio:sqs::OURS:webhook".to_owned()],
+        fast_targets: Vec::new(),
         ignore_principals: Vec::new(),
     }
 }

@@ -106,7 +106,11 @@ impl Site {
         let relations = Arc::new(relations);
         let config = storage(&minio.endpoint(), "eu-test-1");
         let driver: Arc<dyn Driver> = Arc::new(platform.driver()?);
-        let our_storage = Storage { buckets: Arc::new(buckets(&config)), targets: vec![target.to_owned()] };
+        let our_storage = Storage {
+            buckets: Arc::new(buckets(&config)),
+            targets: vec![target.to_owned()],
+            fast_targets: Vec::new(),
+        };
         let parts = Parts {
             relations: Arc::clone(&relations) as Arc<dyn Relations>,
             drivers: HashMap::from([("faas".to_owned(), driver)]),

@@ -42,7 +42,18 @@ impl Running {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (inbox, messages) = mpsc::channel(1_000);
+        Self::with_inbox(1_000, run)
+    }
+
+    /// The same with an inbox of this many messages.
+    pub(crate) fn with_inbox<F>(
+        size: usize,
+        run: impl FnOnce(mpsc::Sender<Message>, CancellationToken) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (inbox, messages) = mpsc::channel(size);
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(inbox, stop.clone()));
         Self { messages, stop, task }

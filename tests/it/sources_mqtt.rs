@@ -1,6 +1,7 @@
 //! The MQTT source against a real Mosquitto, in both versions of the protocol.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -42,6 +43,7 @@ pub(crate) fn tests() -> Vec<Test> {
         acknowledgement_of_an_earlier_connection_is_dropped;
         broker_that_restarts_is_connected_and_subscribed_again;
         broker_that_hangs_is_noticed_and_connected_again;
+        what_a_killed_broker_had_sent_is_handed_on;
         another_client_of_our_id_is_an_alarm_with_a_long_pause;
         wrong_password_is_told;
         tls_with_own_authority_and_client_certificate_works;
@@ -162,6 +164,24 @@ async fn broker_that_hangs_is_noticed_and_connected_again(_: Ctx, version: Versi
     subscriber.until("subscribed again", |state| state.subscribed).await?;
     publish_all(&mosquitto, &["after"]).await?;
     subscriber.expect(&["after"]).await?.remove(0).ack.acknowledge();
+    subscriber.running.end().await
+}
+
+async fn what_a_killed_broker_had_sent_is_handed_on(_: Ctx, version: Version) -> Result<()> {
+    // It forgets everything with its end, so that ours is the only copy.
+    let mut mosquitto = Mosquitto::start(MosquittoOptions::default()).await?;
+    let broker = format!("mqtt://127.0.0.1:{}", mosquitto.port());
+    let mut subscriber = Subscriber::with_inbox(1, &broker, version, "")?;
+    subscriber.until("subscribed", |state| state.subscribed).await?;
+    let bodies = ["1", "2", "3", "4", "5"];
+    publish_all(&mosquitto, &bodies).await?;
+    let bound = Arc::clone(&subscriber.bound);
+    wait_for("all are received", LIMIT, async || bound.unsettled() == bodies.len()).await?;
+    mosquitto.kill9().await?;
+    let dropped =
+        wait_for("some are dropped", Duration::from_millis(500), async || bound.unsettled() < bodies.len());
+    ensure!(dropped.await.is_err(), "{} of {} are left", bound.unsettled(), bodies.len());
+    drop(subscriber.expect(&bodies).await?);
     subscriber.running.end().await
 }
 

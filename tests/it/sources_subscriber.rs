@@ -35,6 +35,11 @@ impl Subscriber {
     }
 
     pub(crate) fn at(broker: &str, version: Version, settings: &str) -> Result<Self> {
+        Self::with_inbox(1_000, broker, version, settings)
+    }
+
+    /// The same before an intake that takes no more than so many messages.
+    pub(crate) fn with_inbox(size: usize, broker: &str, version: Version, settings: &str) -> Result<Self> {
         let topic = if settings.contains("topic =") { String::new() } else { format!("topic = {TOPIC:?}") };
         let section =
             format!("type = \"mqtt\"\nbroker = {broker:?}\nversion = {version:?}\n{topic}\n{settings}\n");
@@ -43,7 +48,7 @@ impl Subscriber {
         let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(SystemEntropy));
         let source = MqttSource::new(&config, "node1", origin, clock, entropy)?;
         let (state, bound) = (source.state(), source.bound());
-        Ok(Self { running: Running::start(|inbox, stop| source.run(inbox, stop)), state, bound })
+        Ok(Self { running: Running::with_inbox(size, |inbox, stop| source.run(inbox, stop)), state, bound })
     }
 
     /// Starts one and waits until it is subscribed.

@@ -13,8 +13,8 @@ use triggerd::{
         outcome::{Attempt, Class},
     },
     queue::{
-        DeadLetter, DeadLetterQuery, Disposal, Park, Quarantined, Queue, QueueOptions, Retry, SqliteQueue,
-        Ticket,
+        DeadLetter, Disposal, LetterOffice, LetterQuery, Park, Quarantined, Queue, QueueOptions, Retry,
+        SqliteQueue, Ticket,
     },
 };
 
@@ -144,9 +144,9 @@ impl Pair {
             ours.push(self.disk.parked_of(binding).to_string());
             theirs.push(self.queue.parked_of(binding).await.unwrap().to_string());
         }
-        let query = DeadLetterQuery { limit: 99, ..DeadLetterQuery::default() };
-        ours.push(ids(&self.disk.dead_letters(&query)));
-        theirs.push(ids(&self.queue.dead_letters(&query).await.unwrap()));
+        let query = LetterQuery { limit: 99, ..LetterQuery::default() };
+        ours.push(ids(&self.disk.dead_letters()));
+        theirs.push(ids(&self.queue.dead_letters(&query).await.unwrap().letters));
         ours.push(format!("{:?}{:?}", self.disk.backlog(), self.disk.held_bindings()));
         let (backlog, held) =
             (self.queue.backlog().await.unwrap(), self.queue.held_bindings().await.unwrap());

@@ -16,6 +16,7 @@ use triggerd::{
         delivery::FunctionRef,
         event::Event,
         ids::{BindingId, DeliveryId},
+        spec::FunctionLimits,
     },
     intake::Matcher,
 };
@@ -177,10 +178,11 @@ impl Bindings for SimCatalog {
         }
     }
 
-    async fn function_limit(&self, function: &FunctionRef) -> Option<u32> {
+    async fn function_limits(&self, function: &FunctionRef) -> Option<FunctionLimits> {
         let state = self.0.state();
         let of_it = state.relating.mirror.values().filter(|one| one.spec.function.to_ref() == *function);
-        of_it.map(|one| one.spec.concurrency).min()
+        let concurrency = of_it.map(|one| one.spec.concurrency).min()?;
+        Some(FunctionLimits { concurrency, rate: None })
     }
 }
 

@@ -15,10 +15,7 @@ use triggerd::{
         ids::{BindingId, DeliveryId},
         outcome::Attempt,
     },
-    queue::{
-        Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, QueueError,
-        Retry,
-    },
+    queue::{Backlog, DeadLetter, Disposal, FunctionState, Park, Parked, Quarantined, QueueError, Retry},
 };
 
 /// A parked delivery.
@@ -243,16 +240,11 @@ impl Disk {
         parked.or_else(|| self.dead.get(&id).map(|(_, letter)| letter.attempts.clone())).unwrap_or_default()
     }
 
-    pub(crate) fn dead_letters(&self, query: &DeadLetterQuery) -> Vec<DeadLetter> {
+    /// Newest first.
+    pub(crate) fn dead_letters(&self) -> Vec<DeadLetter> {
         let mut letters: Vec<&(u64, DeadLetter)> = self.dead.values().collect();
         letters.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
-        let before = query.before.and_then(|id| self.dead.get(&id)).map_or(u64::MAX, |(seq, _)| *seq);
-        let wanted = letters.into_iter().filter(|(seq, letter)| {
-            *seq < before
-                && query.binding.is_none_or(|binding| letter.delivery.binding == binding)
-                && query.platform.as_ref().is_none_or(|name| *letter.delivery.function.platform == **name)
-        });
-        wanted.take(query.limit as usize).map(|(_, letter)| letter.clone()).collect()
+        letters.into_iter().map(|(_, letter)| letter.clone()).collect()
     }
 
     pub(crate) fn dead_letter(&self, id: DeliveryId) -> Option<DeadLetter> {

@@ -114,6 +114,7 @@ async fn run(world: &Arc<World>) -> End {
                 Storage {
                     buckets: Arc::new(SimStorage(Arc::clone(world))),
                     targets: vec![TARGET.to_owned()],
+                    fast_targets: Vec::new(),
                 },
             )]),
             deliveries: Arc::new(dispatcher.clone()),

@@ -21,8 +21,8 @@ use triggerd::{
         outcome::Attempt,
     },
     queue::{
-        Backlog, DeadLetter, DeadLetterQuery, Disposal, FunctionState, Park, Parked, Quarantined, Queue,
-        QueueError, Retry, Ticket,
+        Backlog, DeadLetter, Disposal, FunctionState, Handover, Park, Parked, Quarantined, Queue, QueueError,
+        Retry, Ticket, Unhanded,
     },
 };
 
@@ -304,10 +304,6 @@ impl Queue for SimQueue {
         self.read("attempts", |disk| disk.attempts(id)).await
     }
 
-    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, QueueError> {
-        self.read("dead_letters", |disk| disk.dead_letters(query)).await
-    }
-
     async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
         self.read("dead_letter", |disk| disk.dead_letter(id)).await
     }
@@ -334,6 +330,15 @@ impl Queue for SimQueue {
 
     async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError> {
         self.read("function_states", Disk::function_states).await
+    }
+
+    // Handler functions are not simulated: no binding has one.
+    async fn unhanded(&self, _: u32) -> Result<Unhanded, QueueError> {
+        Ok(Unhanded::default())
+    }
+
+    async fn hand_over(&self, _: Vec<Handover>, _: i64) -> Result<u64, QueueError> {
+        Ok(0)
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {

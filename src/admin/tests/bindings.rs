@@ -56,6 +56,7 @@ async fn a_wrong_request_names_the_field() {
     assert!(refused(&with("function", "../x"), 422, "invalid-binding").await.contains("function name"));
     assert!(refused(&with("timeout_ms", 0), 422, "invalid-binding").await.contains("timeout_ms"));
     assert!(refused(&with("storage", "nas"), 422, "unknown-storage").await.contains("main"));
+    assert!(refused(&with("twin", true), 422, "no-fast-target").await.contains("fast_targets"));
     let platform = refused(&with("platform", "lambda"), 422, "unknown-platform").await;
     assert!(platform.contains("local, other") && platform.contains("lambda"), "{platform}");
     let mut none = request();

@@ -66,6 +66,7 @@ impl Site {
         let storage = Storage {
             buckets: Arc::new(FakeStorage(Arc::clone(&self.world))),
             targets: vec![TARGET.to_owned()],
+            fast_targets: Vec::new(),
         };
         let parts = Parts {
             relations: Arc::new(relations),

@@ -252,7 +252,7 @@ fn storage(name: &str, storage: &StorageConfig, to: &mut Vec<Problem>) {
         let remedy = "name the ARN that `mc admin info --json` shows under `sqsARN`, such as arn:minio:sqs::TRIGGERD:webhook";
         to.push(Problem::warning(&at, "without a target no bucket of it can be bound", remedy));
     }
-    for arn in &storage.targets {
+    for arn in storage.targets.iter().chain(&storage.fast_targets) {
         let parts: Vec<&str> = arn.split(':').collect();
         let fine =
             matches!(parts[..], ["arn", "minio", "sqs", _, id, kind] if !id.is_empty() && !kind.is_empty());
@@ -264,6 +264,11 @@ fn storage(name: &str, storage: &StorageConfig, to: &mut Vec<Problem>) {
                 "write arn:minio:sqs:REGION:ID:TYPE, such as arn:minio:sqs::TRIGGERD:webhook",
             ));
         }
+    }
+    if let Some(arn) = storage.fast_targets.iter().find(|arn| storage.targets.contains(arn)) {
+        let what = format!("`{arn}` is named under `targets` too, so every binding gets it");
+        let remedy = "name the target with `queue_dir` under `targets`, and the one without here";
+        to.push(Problem::error(format!("{place}.fast_targets"), what, remedy));
     }
 }
 

@@ -10,9 +10,14 @@
 //! lose the acknowledgements with the connection, and the same messages would fill the bound again. At the stop,
 //! what was received and not yet handed to intake is dropped. After a message that is not safe, only those before
 //! it are acknowledged.
+//!
+//! A connection that **breaks** leaves behind what was received and not yet handed to intake. That is handed on all the
+//! same, though nobody can be told that it is safe: a broker that was killed may have forgotten what it acknowledged to
+//! MinIO a moment before (Mosquitto answers before it writes), and ours is then the only copy. What the broker does
+//! send again is a repeat.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -90,6 +95,7 @@ impl Ended {
         match self {
             Self::Broken(Broken::TakenOver) => Cause::TakenOver,
             Self::Broken(Broken::Closed) => Cause::Closed,
+            Self::Broken(Broken::Ended { .. } | Broken::Failed(_)) | Self::NoAnswer => Cause::Lost,
             _ => Cause::Other,
         }
     }
@@ -153,11 +159,21 @@ impl Connection<'_> {
             self.report.steady();
             std::future::pending().await
         };
-        let ended = tokio::select! {
-            ended = epoch.poll(session, &requests, Outlets { forward, settle }) => ended,
-            ended = epoch.forward(forwarded) => ended,
-            ended = epoch.settle(settled, &requests) => ended,
-            ended = steady => ended,
+        let ended = {
+            let mut forwarding = pin!(epoch.forward(forwarded));
+            let ended = tokio::select! {
+                ended = epoch.poll(session, &requests, Outlets { forward, settle }) => ended,
+                ended = &mut forwarding => ended,
+                ended = epoch.settle(settled, &requests) => ended,
+                ended = steady => ended,
+            };
+            if matches!(ended, Ended::Broken(_)) {
+                tokio::select! {
+                    _rest_is_with_intake = forwarding => {}
+                    () = self.stop.cancelled() => {}
+                }
+            }
+            ended
         };
         let Epoch { why, accepted_at, .. } = epoch;
         let ended = match (ended, why.into_inner().unwrap_or_else(PoisonError::into_inner)) {
@@ -267,7 +283,8 @@ impl Epoch<'_> {
                 () = self.of.stop.cancelled() => break,
                 message = messages.recv() => message,
             };
-            let Some(message) = message else { break };
+            // The polling loop has ended, and all that it received is handed on.
+            let Some(message) = message else { return Ended::Stopped };
             tokio::select! {
                 biased;
                 () = self.of.stop.cancelled() => break,

@@ -31,7 +31,7 @@
 //!
 //! **Taken over.** Two clients of one id throw each other out for ever. Some brokers say so in MQTT 5; otherwise
 //! three connections in a row that were accepted and closed without a word, each within a minute, count as it.
-//! That is an alarm, and the next attempt waits at least 30 s (`reconnect`).
+//! That is an alarm, and the next attempt waits longer: 30 s at least where the broker told, else 5 s (`reconnect`).
 //!
 //! **At QoS 0** (MinIO's default) a message that is published while we are away is lost, and so is one that intake
 //! cannot make safe. It is taken in, pressed, and warned of: only the publisher can raise it.

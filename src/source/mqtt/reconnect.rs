@@ -1,4 +1,9 @@
 //! When to connect again, as a pure value: exponential with full jitter, and long when another client has our id.
+//!
+//! A broker that is away, or a way to it that breaks, is tried again within seconds for as long as it lasts: events wait
+//! for it, and an attempt costs next to nothing. A broker that answers and wants none of us, or that gave us what we
+//! could not make safe, is left alone for longer. Three short connections in a row may be a second client of our id or
+//! a bad network; the pause is between the two.
 
 use std::time::Duration;
 
@@ -10,8 +15,14 @@ pub(super) const STABLE: Duration = Duration::from_mins(1);
 /// Short-lived connections in a row that look like another client of our id, where the broker does not tell.
 const SUSPICIOUS: u32 = 3;
 
-/// The least pause after a takeover; up to twice as much.
+/// The least pause after a takeover that the broker told of; up to twice as much.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(30);
+
+/// The same after one that is only inferred.
+const SUSPICION_WAIT: Duration = Duration::from_secs(5);
+
+/// The longest pause while the broker cannot be reached.
+const AWAY_WAIT_MS: u64 = 3_000;
 
 const POLICY: RetryPolicy = RetryPolicy { max_attempts: 1, first_wait_ms: 500, max_wait_ms: 30_000 };
 
@@ -20,8 +31,10 @@ const POLICY: RetryPolicy = RetryPolicy { max_attempts: 1, first_wait_ms: 500, m
 pub(super) enum Cause {
     /// The broker said that another client took the session.
     TakenOver,
-    /// The broker closed without a reason.
+    /// The broker, or the network, closed without a reason.
     Closed,
+    /// There was no connection to be had, or it broke.
+    Lost,
     /// Anything else.
     Other,
 }
@@ -52,11 +65,18 @@ impl Reconnect {
         self.tries = self.tries.saturating_add(1);
         let taken_over = cause == Cause::TakenOver || self.short_lives >= SUSPICIOUS;
         let start = Timestamp::default();
-        let wait = if taken_over {
-            let most = RetryPolicy { first_wait_ms: POLICY.max_wait_ms, ..POLICY };
-            TAKEOVER_WAIT + most.next(start, 1, entropy, None).since(start)
-        } else {
-            POLICY.next(start, self.tries, entropy, None).since(start)
+        let jittered = |policy: RetryPolicy, tries| policy.next(start, tries, entropy, None).since(start);
+        let once_to_twice = |least: Duration| {
+            let least_ms = u64::try_from(least.as_millis()).unwrap_or(u64::MAX);
+            least + jittered(RetryPolicy { first_wait_ms: least_ms, max_wait_ms: least_ms, ..POLICY }, 1)
+        };
+        let wait = match cause {
+            Cause::TakenOver => once_to_twice(TAKEOVER_WAIT),
+            _ if taken_over => once_to_twice(SUSPICION_WAIT),
+            Cause::Closed | Cause::Lost => {
+                jittered(RetryPolicy { max_wait_ms: AWAY_WAIT_MS, ..POLICY }, self.tries)
+            }
+            Cause::Other => jittered(POLICY, self.tries),
         };
         Pause { wait, taken_over }
     }
@@ -76,6 +96,24 @@ mod tests {
         assert_eq!(wait(Some(STABLE)), 499);
         assert_eq!(wait(SHORT), 999);
         assert_eq!(reconnect.after(Cause::Other, None, 0).wait, Duration::ZERO);
+    }
+
+    #[test]
+    fn broker_that_is_away_is_tried_again_within_seconds_however_long_it_was() {
+        for cause in [Cause::Lost, Cause::Closed] {
+            let mut reconnect = Reconnect::default();
+            let mut wait = || reconnect.after(cause, None, u64::MAX).wait.as_millis();
+            assert_eq!([(); 6].map(|()| wait()), [499, 999, 1_999, 2_999, 2_999, 2_999]);
+        }
+    }
+
+    #[test]
+    fn suspicion_waits_long_enough_for_an_alarm_and_no_longer() {
+        let mut reconnect = Reconnect::default();
+        let waits = [(); 4].map(|()| reconnect.after(Cause::Closed, SHORT, 0).wait);
+        assert_eq!(waits, [Duration::ZERO, Duration::ZERO, SUSPICION_WAIT, SUSPICION_WAIT]);
+        let most = reconnect.after(Cause::Closed, SHORT, u64::MAX).wait;
+        assert!(most > Duration::from_secs(9) && most < Duration::from_secs(10), "{most:?}");
     }
 
     #[test]

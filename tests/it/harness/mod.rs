@@ -10,6 +10,8 @@
 //! opens. MinIO and Mosquitto are started per test, because their configuration is the test; MySQL and MariaDB are
 //! started once for the process and give each test a database of its own, save for tests that stop the server.
 //!
+//! **The ways between them** can be spoilt ([`proxy`]): late, slow, cut in mid-message, silent, refused.
+//!
 //! **None is left behind.** Dropping a handle kills its process and waits for it. Should the test process itself be
 //! killed, the kernel kills its servers ([`process`] says how). A temporary folder may then remain under `$TMPDIR`.
 //!
@@ -24,6 +26,7 @@ pub(crate) mod minio_users;
 pub(crate) mod mosquitto;
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod receiver;
 pub(crate) mod suite;
 pub(crate) mod wait;

@@ -140,6 +140,12 @@ impl Mosquitto {
         self.folder.path().join("mosquitto.log")
     }
 
+    /// Whether what it keeps on disk holds this text.
+    pub(crate) fn remembers(&self, text: &str) -> bool {
+        let kept = std::fs::read(self.folder.path().join("mosquitto.db")).unwrap_or_default();
+        kept.windows(text.len()).any(|bytes| bytes == text.as_bytes())
+    }
+
     /// How to connect: plain, or TLS with the test's authority and, where it is asked for, the client's certificate.
     pub(crate) fn transport(&self) -> Result<Transport> {
         let Some(certificates) = &self.certificates else {

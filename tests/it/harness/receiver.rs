@@ -112,6 +112,8 @@ type Chooser = Arc<dyn Fn(usize, &Recorded) -> Answer + Send + Sync>;
 
 struct Shared {
     requests: Vec<Recorded>,
+    /// Whether what comes is not recorded.
+    forgets: bool,
     chooser: Chooser,
     /// Cuts every connection that was accepted since the last start.
     all: CancellationToken,
@@ -129,8 +131,12 @@ impl Receiver {
     pub(crate) async fn start() -> Result<Self> {
         let ok = Answer::status(200)?;
         let chooser: Chooser = Arc::new(move |_, _| ok.clone());
-        let shared =
-            Arc::new(Mutex::new(Shared { requests: Vec::new(), chooser, all: CancellationToken::new() }));
+        let shared = Arc::new(Mutex::new(Shared {
+            requests: Vec::new(),
+            forgets: false,
+            chooser,
+            all: CancellationToken::new(),
+        }));
         let mut receiver = Self { port: free_port()?, shared, serving: None };
         receiver.start_again().await?;
         Ok(receiver)
@@ -181,6 +187,11 @@ impl Receiver {
         lock(&self.shared).chooser = Arc::new(choose);
     }
 
+    /// From now on what comes is answered and not recorded: for more than memory should hold.
+    pub(crate) fn forget(&self) {
+        lock(&self.shared).forgets = true;
+    }
+
     /// What has come so far, in the order in which the bodies were complete.
     pub(crate) fn requests(&self) -> Vec<Recorded> {
         lock(&self.shared).requests.clone()
@@ -220,8 +231,11 @@ async fn receive(
     let recorded = Recorded { method: parts.method, uri: parts.uri, headers: parts.headers, body };
     let (chooser, before) = {
         let mut shared = lock(&shared);
-        shared.requests.push(recorded.clone());
-        (Arc::clone(&shared.chooser), shared.requests.len() - 1)
+        let before = shared.requests.len();
+        if !shared.forgets {
+            shared.requests.push(recorded.clone());
+        }
+        (Arc::clone(&shared.chooser), before)
     };
     match chooser(before, &recorded) {
         Answer::Respond { status, headers, body, delay } => {

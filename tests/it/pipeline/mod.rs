@@ -20,6 +20,7 @@ mod loops;
 mod neighbours;
 mod pace;
 mod several;
+mod torture;
 mod twin;
 mod world;
 
@@ -52,7 +53,8 @@ use loops::{
 use neighbours::neighbours_that_hang_are_down_or_refuse_delay_nobody_and_lose_nothing;
 use pace::the_reconciler_rests_when_idle_and_takes_a_hundred_bindings_together;
 use twin::{
-    each_object_fires_once_though_two_targets_bring_it, twin_targets_lose_nothing_while_the_daemon_is_away,
+    a_binding_gets_both_legs_when_it_asks_for_them, each_object_fires_once_though_two_targets_bring_it,
+    twin_targets_lose_nothing_while_the_daemon_is_away,
 };
 
 use crate::harness::suite::{Test, tests};
@@ -68,6 +70,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] a_binding_begun_on_the_platform_becomes_active_and_is_taken_back;
         [Minio] secrets_are_in_no_log;
         [Minio] each_object_fires_once_though_two_targets_bring_it;
+        [Minio] a_binding_gets_both_legs_when_it_asks_for_them;
         [Minio] twin_targets_lose_nothing_while_the_daemon_is_away within 180;
         [Minio] what_a_binding_ignores_does_not_fire_it;
         [Minio] what_a_storage_ignores_fires_nothing;
@@ -90,6 +93,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests.extend(disk_file::tests());
     tests.extend(disk_bounds::tests());
     tests.extend(disk_move::tests());
+    tests.extend(torture::tests());
     tests
 }
 

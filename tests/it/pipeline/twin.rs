@@ -42,11 +42,37 @@ pub(crate) async fn each_object_fires_once_though_two_targets_bring_it(ctx: Ctx)
     })
     .await?;
     wait_until_handed_over(&world).await?;
+    // First and second copies are told apart for each target, by the source that it sends to.
+    let copies = async |name, source| world.daemon.metric(name, &[&format!("source=\"{source}\"")]).await;
+    for source in ["fast", "main"] {
+        let first = copies("triggerd_events_total", source).await?;
+        let second = copies("triggerd_event_repeats_total", source).await?;
+        ensure!(
+            first + second >= f64::from(u32::try_from(OBJECTS)?),
+            "{source}: {first} first and {second} second copies"
+        );
+        ensure!(source != "fast" || first > second, "the fast leg was first {first} times of {OBJECTS}");
+    }
     world.daemon.stop().await?;
     let calls = world.platform.calls("thumb")?;
     ensure!(calls.len() == OBJECTS, "{} calls for {OBJECTS} objects", calls.len());
     ensure!(ids_by_key(&calls)?.len() == OBJECTS);
     Ok(())
+}
+
+pub(crate) async fn a_binding_gets_both_legs_when_it_asks_for_them(ctx: Ctx) -> Result<()> {
+    let mut world = start(&ctx).await?;
+    world.bind("papers", "thumb", &json!({})).await?;
+    let targets = async |bucket: &str| -> Result<BTreeSet<String>> {
+        let rules = world.minio.get_notification_configuration(bucket).await?;
+        Ok(rules.queue_configurations().iter().map(|rule| rule.queue_arn().to_owned()).collect())
+    };
+    let (safe, fast) = (world.minio.webhook_arn("TRIGGERD"), world.minio.webhook_arn("FAST"));
+    ensure!(targets("papers").await? == BTreeSet::from([safe.clone()]));
+    ensure!(targets("photos").await? == BTreeSet::from([safe, fast]));
+    world.minio.put_object("papers", "in/1.pdf", "x", &[]).await?;
+    world.platform.wait_for_calls("thumb", 1).await?;
+    world.daemon.stop().await
 }
 
 pub(crate) async fn twin_targets_lose_nothing_while_the_daemon_is_away(ctx: Ctx) -> Result<()> {
@@ -93,7 +119,7 @@ pub(crate) async fn twin_targets_lose_nothing_while_the_daemon_is_away(ctx: Ctx)
 async fn start(ctx: &Ctx) -> Result<World> {
     let way = Way::Twin { fast_port: free_port()? };
     let world = World::start(ctx, &Plan { way, ..Plan::webhook(&noting("thumb", "")) }).await?;
-    world.bind("photos", "thumb", &json!({"concurrency": 8})).await?;
+    world.bind("photos", "thumb", &json!({"concurrency": 8, "twin": true})).await?;
     Ok(world)
 }
 

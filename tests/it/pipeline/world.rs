@@ -52,6 +52,14 @@ pub(crate) enum Way {
         /// `3.1.1` or `5`
         version: &'static str,
     },
+    /// As `docs/deployment.md` says it: by a broker from a target with a `queue_dir`, uploads answered when their event
+    /// is in it; and by a fast target beside it.
+    Deployed {
+        /// `mqtt://host:port`
+        broker: String,
+        /// Where the daemon listens for the fast one.
+        fast_port: u16,
+    },
 }
 
 /// What a world is made of.
@@ -193,18 +201,26 @@ fn minio_options(plan: &Plan, nodes: &[Node]) -> MinioOptions {
             env,
             ..MinioOptions::default()
         },
-        Way::Mqtt { broker, .. } => MinioOptions {
-            mqtts: vec![MqttTarget {
-                id: "TRIGGERD".into(),
-                broker: broker.replace("mqtt://", "tcp://"),
-                topic: "minio/events".into(),
-                qos: 1,
-                user_password: None,
-                queue_dir: false,
-            }],
-            env,
+        Way::Mqtt { broker, .. } => {
+            MinioOptions { mqtts: vec![mqtt_target(broker, false)], env, ..MinioOptions::default() }
+        }
+        Way::Deployed { broker, fast_port } => MinioOptions {
+            mqtts: vec![mqtt_target(broker, true)],
+            webhooks: vec![webhook_target("FAST", *fast_port, false)],
+            env: [env, vec![("MINIO_API_SYNC_EVENTS".into(), "on".into())]].concat(),
             ..MinioOptions::default()
         },
+    }
+}
+
+fn mqtt_target(broker: &str, queue_dir: bool) -> MqttTarget {
+    MqttTarget {
+        id: "TRIGGERD".into(),
+        broker: broker.replace("mqtt://", "tcp://"),
+        topic: "minio/events".into(),
+        qos: 1,
+        user_password: None,
+        queue_dir,
     }
 }
 
@@ -233,25 +249,35 @@ fn daemon_config(
     platform_port: u16,
 ) -> Result<PathBuf> {
     let node = &nodes[at];
+    let mut fast = Vec::new();
     let (source, arns) = match &plan.way {
         Way::Webhook { queue_dir } => (
             webhook_source(node.source_port, if *queue_dir { "yes" } else { "no" }),
             nodes.iter().map(|node| minio.webhook_arn(&node.target())).collect(),
         ),
-        Way::Twin { fast_port } => (
-            format!(
+        Way::Twin { fast_port } => {
+            fast.push(minio.webhook_arn("FAST"));
+            let source = format!(
                 "{}[sources.fast]\n{}",
                 webhook_source(node.source_port, "yes"),
                 webhook_source(*fast_port, "twin")
-            ),
-            vec![minio.webhook_arn("FAST"), minio.webhook_arn("TRIGGERD")],
-        ),
+            );
+            (source, vec![minio.webhook_arn("TRIGGERD")])
+        }
         Way::Mqtt { broker, version } => (
             format!(
                 "type = \"mqtt\"\nbroker = \"{broker}\"\ntopic = \"minio/events\"\nversion = \"{version}\"\n"
             ),
             vec![minio.mqtt_arn("TRIGGERD")],
         ),
+        Way::Deployed { broker, fast_port } => {
+            let source = format!(
+                "type = \"mqtt\"\nbroker = \"{broker}\"\ntopic = \"minio/events\"\n[sources.fast]\n{}",
+                webhook_source(*fast_port, "twin")
+            );
+            fast.push(minio.webhook_arn("FAST"));
+            (source, vec![minio.mqtt_arn("TRIGGERD")])
+        }
     };
     let relations = plan.relations.as_ref().map_or(String::new(), |url| format!("url = \"{url}\"\n"));
     let state = node.folder.join("state");
@@ -259,7 +285,7 @@ fn daemon_config(
         "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\n[relations]\n{relations}\
          [admin]\nlisten = \"127.0.0.1:{admin_port}\"\ntoken = \"{OPERATOR_TOKEN}\"\n\
          [storages.default]\nendpoint = \"{endpoint}\"\naccess_key = \"{access}\"\nsecret_key = \"{secret}\"\n\
-         targets = {arns:?}\n{storage}\
+         targets = {arns:?}\nfast_targets = {fast:?}\n{storage}\
          [platforms.local]\ndriver = \"rules\"\nurl = \"http://127.0.0.1:{platform_port}\"\n\
          token = \"{PLATFORM_TOKEN}\"\napi_token = \"{API_TOKEN}\"\n\
          [log]\nlevel = \"triggerd=debug,info\"\n[sources.main]\n{source}{extra}",
@@ -301,11 +327,18 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Starts it, and waits until it is ready.
-    pub(crate) async fn start_again(&mut self) -> Result<()> {
+    /// Starts it, and does not wait for anything.
+    pub(crate) fn launch(&mut self) -> Result<()> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_triggerd"));
         command.arg("run").arg("--config").arg(&self.config).envs(self.env.iter().cloned());
-        let mut process = Process::start("triggerd", &command, &self.log)?;
+        self.process = Some(Process::start("triggerd", &command, &self.log)?);
+        Ok(())
+    }
+
+    /// Starts it, and waits until it is ready.
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
+        self.launch()?;
+        let mut process = self.process.take().context("it was just started")?;
         let ready = format!("{}/health/ready", self.admin);
         process
             .gate(SOON, async || {
@@ -321,6 +354,21 @@ impl Daemon {
     pub(crate) async fn kill9(&mut self) -> Result<()> {
         self.process.take().context("the daemon does not run")?.halt(Halt::Kill).await?;
         Ok(())
+    }
+
+    /// Stops its threads (SIGSTOP): connections stay open and nothing answers.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.process.as_ref().context("the daemon does not run")?.pause()
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.process.as_ref().context("the daemon does not run")?.resume()
+    }
+
+    /// Fails, with the end of the log, if it has ended by itself.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        self.process.as_mut().context("the daemon does not run")?.must_run()
     }
 
     /// SIGTERM; fails unless it ends well, with no worker that had to be cut off.
@@ -514,6 +562,21 @@ impl Platform {
     pub(crate) async fn kill9(&mut self) -> Result<()> {
         self.process.take().context("the platform does not run")?.halt(Halt::Kill).await?;
         Ok(())
+    }
+
+    /// Stops its threads (SIGSTOP); the functions that run go on.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.process.as_ref().context("the platform does not run")?.pause()
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.process.as_ref().context("the platform does not run")?.resume()
+    }
+
+    /// The port of 127.0.0.1 that it listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// What its command line says on standard output; fails when it fails.

@@ -4,6 +4,7 @@ mod databases;
 mod leftovers;
 mod minio;
 mod mosquitto;
+mod proxy;
 mod receiver;
 mod runner;
 
@@ -22,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         leftovers::tests(),
         minio::tests(),
         mosquitto::tests(),
+        proxy::tests(),
         receiver::tests(),
         runner::tests(),
     ];

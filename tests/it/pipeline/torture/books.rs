@@ -1,0 +1,234 @@
+//! The books: what was offered, what each function was called for, what is still owed.
+//!
+//! *Offered* is an event that somebody said yes to: MinIO answered 200 to its upload, or the broker acknowledged its
+//! notification. From then on each function that it fires is owed a call (or a dead letter), whatever breaks. A call may
+//! come before the yes; an upload that failed is not offered, and a call for it is no fault.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// The functions under load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Function {
+    /// Its platform is never touched.
+    Steady,
+    /// Its platform suffers.
+    Weak,
+    /// It fails every time: each of its events must become a dead letter.
+    Broken,
+}
+
+impl Function {
+    pub(super) const ALL: [Self; 3] = [Self::Steady, Self::Weak, Self::Broken];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Weak => "weak",
+            Self::Broken => "broken",
+        }
+    }
+
+    fn is_owed(self, key: &str) -> bool {
+        self != Self::Broken || key.starts_with(FATAL)
+    }
+}
+
+/// Keys that begin so fire the function that fails.
+pub(super) const FATAL: &str = "dead/";
+
+/// When an event was sent, and when somebody said yes to it.
+#[derive(Debug, Clone, Copy)]
+struct Offer {
+    sent: Instant,
+    at: Instant,
+}
+
+/// Sums since the beginning.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    /// Events.
+    pub(super) offered: usize,
+    /// Deliveries of which the function was called at least once.
+    pub(super) delivered: usize,
+    /// Dead letters.
+    pub(super) dead: usize,
+    /// Calls beyond the first of a delivery, of functions that never fail.
+    pub(super) duplicates: usize,
+}
+
+/// Times of some events from their yes to a function, ascending.
+#[derive(Debug, Default)]
+pub(super) struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    /// The time that this share of them did not exceed.
+    pub(super) fn quantile(&self, share: f64) -> Option<Duration> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index"
+        )]
+        let at = (self.0.len().checked_sub(1)? as f64 * share).round() as usize;
+        self.0.get(at).copied()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    /// First call for a key.
+    first: HashMap<String, Instant>,
+    /// Calls of a delivery.
+    of_delivery: HashMap<String, u32>,
+    repeated: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    offered: BTreeMap<String, Offer>,
+    calls: HashMap<Function, Calls>,
+    letters: HashSet<(Function, String)>,
+    owed: HashSet<(Function, String)>,
+}
+
+impl State {
+    fn is_paid(&self, function: Function, key: &str) -> bool {
+        let called = || self.calls.get(&function).is_some_and(|calls| calls.first.contains_key(key));
+        let letter = || self.letters.contains(&(function, key.to_owned()));
+        if function == Function::Broken { letter() } else { called() || letter() }
+    }
+}
+
+/// The books of one run.
+#[derive(Debug, Default)]
+pub(super) struct Books(Mutex<State>);
+
+impl Books {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody has just said yes to an event that was sent then.
+    pub(super) fn offered(&self, key: &str, sent: Instant) {
+        let mut state = self.lock();
+        state.offered.insert(key.to_owned(), Offer { sent, at: Instant::now() });
+        for function in Function::ALL {
+            if function.is_owed(key) && !state.is_paid(function, key) {
+                state.owed.insert((function, key.to_owned()));
+            }
+        }
+    }
+
+    /// A function is called.
+    pub(super) fn called(&self, function: Function, key: &str, delivery: &str) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        let calls = state.calls.entry(function).or_default();
+        calls.first.entry(key.to_owned()).or_insert(now);
+        let count = calls.of_delivery.entry(delivery.to_owned()).or_insert(0);
+        *count += 1;
+        if *count > 1 && function != Function::Broken {
+            calls.repeated += 1;
+        }
+        if function != Function::Broken {
+            state.owed.remove(&(function, key.to_owned()));
+        }
+    }
+
+    /// A dead letter is there; whether it is news.
+    pub(super) fn died(&self, function: Function, key: &str) -> bool {
+        let mut state = self.lock();
+        let entry = (function, key.to_owned());
+        state.owed.remove(&entry);
+        state.letters.insert(entry)
+    }
+
+    /// What is owed.
+    pub(super) fn owed(&self) -> Vec<(Function, String)> {
+        self.lock().owed.iter().cloned().collect()
+    }
+
+    /// Gives up what is owed: it is lost.
+    pub(super) fn write_off(&self, lost: &[(Function, String)]) {
+        let mut state = self.lock();
+        for one in lost {
+            state.owed.remove(one);
+        }
+    }
+
+    /// The sums by now.
+    pub(super) fn totals(&self) -> Totals {
+        let state = self.lock();
+        Totals {
+            offered: state.offered.len(),
+            delivered: state
+                .calls
+                .iter()
+                .filter(|(function, _)| **function != Function::Broken)
+                .map(|(_, calls)| calls.of_delivery.len())
+                .sum(),
+            dead: state.letters.len(),
+            duplicates: state.calls.values().map(|calls| calls.repeated).sum(),
+        }
+    }
+
+    /// How long the events with this prefix that were offered from `from` to `until` took to this function: from the
+    /// yes, and from the moment when they were sent.
+    pub(super) fn latencies(
+        &self,
+        function: Function,
+        prefix: &str,
+        (from, until): (Instant, Instant),
+    ) -> (Latencies, Latencies) {
+        let state = self.lock();
+        let Some(calls) = state.calls.get(&function) else { return Default::default() };
+        let (mut since_yes, mut since_sent) = (Vec::new(), Vec::new());
+        for (key, offer) in &state.offered {
+            if key.starts_with(prefix)
+                && offer.at >= from
+                && offer.at <= until
+                && let Some(called) = calls.first.get(key)
+            {
+                since_yes.push(called.saturating_duration_since(offer.at));
+                since_sent.push(called.saturating_duration_since(offer.sent));
+            }
+        }
+        since_yes.sort_unstable();
+        since_sent.sort_unstable();
+        (Latencies(since_yes), Latencies(since_sent))
+    }
+
+    /// How long after `lifted` this function was called again for keys with this prefix at `rate` a second, counted over
+    /// `window`: nothing while it was not.
+    pub(super) fn back_after(
+        &self,
+        function: Function,
+        (prefix, rate): (&str, f64),
+        window: Duration,
+        lifted: Instant,
+    ) -> Option<Duration> {
+        let state = self.lock();
+        let begin = lifted.checked_sub(window)?;
+        let mut times: Vec<Instant> = state
+            .calls
+            .get(&function)?
+            .first
+            .iter()
+            .filter(|(key, at)| **at >= begin && key.starts_with(prefix))
+            .map(|(_, at)| *at)
+            .collect();
+        times.sort_unstable();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
+        let need = (rate * window.as_secs_f64()).floor().max(1.0) as usize;
+        let before = times.partition_point(|at| *at <= lifted);
+        if before >= need {
+            return Some(Duration::ZERO);
+        }
+        (before..times.len())
+            .find(|end| *end + 1 >= need && times[*end] - times[*end + 1 - need] <= window)
+            .map(|end| times[end].saturating_duration_since(lifted))
+    }
+}

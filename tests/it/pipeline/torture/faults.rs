@@ -1,0 +1,202 @@
+//! What is broken, and how it is mended.
+//!
+//! A fault breaks something, holds it broken for a while, and mends it; nothing waits for the daemon to come to terms
+//! with it, which is what is measured. To add one: a variant, its words in the table, and its arm in `strike`.
+//! (Faults of the disk belong here too, once the daemon's state directory can be made to fail from outside.)
+
+use std::{fmt, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use super::site::Site;
+use crate::harness::proxy::{Mode, Proxy};
+
+/// Longest time between the start of the daemon and its death, at the random points.
+const LIFE: Duration = Duration::from_millis(2_500);
+
+/// A part that can be stopped, killed and frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Daemon,
+    Mosquitto,
+    Minio,
+    Database,
+    Platform,
+}
+
+/// A way that can be spoilt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    Broker,
+    Platform,
+    Database,
+}
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    /// Nothing, for as long.
+    None,
+    /// The daemon is killed at so many random points, some of them while it starts.
+    Kills(u32),
+    /// SIGSTOP, and after a while SIGCONT.
+    Freeze(Part),
+    /// SIGKILL, and after a while a new start.
+    Kill(Part),
+    /// SIGTERM, and a new start at once.
+    Restart,
+    /// The way is spoilt for a while.
+    Spoil(Path, Mode),
+    /// The platform hangs, the broker and MinIO are killed, the database is frozen, and the daemon is killed.
+    Everything,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Daemon => "triggerd",
+            Self::Mosquitto => "Mosquitto",
+            Self::Minio => "MinIO",
+            Self::Database => "database",
+            Self::Platform => "platform",
+        })
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Broker => "way to Mosquitto",
+            Self::Platform => "way to the platform",
+            Self::Database => "way to the database",
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => write!(out, "none"),
+            Self::Kills(times) => write!(out, "triggerd killed at {times} random points"),
+            Self::Freeze(part) => write!(out, "{part} frozen (SIGSTOP)"),
+            Self::Kill(part) => write!(out, "{part} killed (SIGKILL)"),
+            Self::Restart => write!(out, "triggerd restarted (SIGTERM)"),
+            Self::Spoil(path, mode) => match mode {
+                Mode::Pass => write!(out, "{path}: as it is"),
+                Mode::Delay { fixed, jitter } => {
+                    write!(out, "{path}: {} to {} ms late", fixed.as_millis(), (*fixed + *jitter).as_millis())
+                }
+                Mode::Limit(bytes) => write!(out, "{path}: {} kB/s", bytes / 1_000),
+                Mode::Cut { one_in } => write!(out, "{path}: cut in mid-message, one in {one_in}"),
+                Mode::Silent => write!(out, "{path}: silent"),
+                Mode::Refuse => write!(out, "{path}: refused"),
+            },
+            Self::Everything => write!(out, "all at once"),
+        }
+    }
+}
+
+impl Site {
+    /// Breaks it, holds it for `hold`, and mends it.
+    pub(super) async fn strike(&mut self, fault: Fault, hold: Duration) -> Result<()> {
+        match fault {
+            Fault::None => tokio::time::sleep(hold).await,
+            Fault::Kills(times) => self.kill_at_random_points(times).await?,
+            Fault::Freeze(part) => {
+                self.pause(part)?;
+                tokio::time::sleep(hold).await;
+                self.resume(part)?;
+            }
+            Fault::Kill(part) => {
+                self.kill(part).await?;
+                tokio::time::sleep(hold).await;
+                self.revive(part).await?;
+            }
+            Fault::Restart => {
+                self.world.daemon.stop().await?;
+                self.world.daemon.launch()?;
+            }
+            Fault::Spoil(path, mode) => {
+                self.proxy(path)?.set(mode);
+                tokio::time::sleep(hold).await;
+                self.proxy(path)?.set(Mode::Pass);
+            }
+            Fault::Everything => self.break_everything(hold).await?,
+        }
+        Ok(())
+    }
+
+    async fn kill_at_random_points(&mut self, times: u32) -> Result<()> {
+        for _ in 0..times {
+            tokio::time::sleep(self.dice.time(LIFE)).await;
+            // A daemon that ended by itself is another fault than the one that is tried.
+            self.world.daemon.must_run()?;
+            self.world.daemon.kill9().await?;
+            self.world.daemon.launch()?;
+        }
+        Ok(())
+    }
+
+    async fn break_everything(&mut self, hold: Duration) -> Result<()> {
+        self.pause(Part::Platform)?;
+        self.pause(Part::Database)?;
+        self.kill(Part::Mosquitto).await?;
+        self.kill(Part::Minio).await?;
+        self.kill(Part::Daemon).await?;
+        self.revive(Part::Daemon).await?;
+        tokio::time::sleep(hold).await;
+        self.revive(Part::Minio).await?;
+        self.resume(Part::Database)?;
+        self.revive(Part::Mosquitto).await?;
+        self.resume(Part::Platform)
+    }
+
+    fn proxy(&self, path: Path) -> Result<&Proxy> {
+        match path {
+            Path::Broker => Ok(&self.to_broker),
+            Path::Platform => Ok(&self.to_platform),
+            Path::Database => self.to_sql.as_ref().context("this site has no database"),
+        }
+    }
+
+    pub(super) fn pause(&self, part: Part) -> Result<()> {
+        match part {
+            Part::Daemon => self.world.daemon.pause(),
+            Part::Mosquitto => self.mosquitto.pause(),
+            Part::Minio => self.world.minio.pause(),
+            Part::Database => self.sql.as_ref().context("this site has no database")?.pause(),
+            Part::Platform => self.world.platform.pause(),
+        }
+    }
+
+    pub(super) fn resume(&self, part: Part) -> Result<()> {
+        match part {
+            Part::Daemon => self.world.daemon.resume(),
+            Part::Mosquitto => self.mosquitto.resume(),
+            Part::Minio => self.world.minio.resume(),
+            Part::Database => self.sql.as_ref().context("this site has no database")?.resume(),
+            Part::Platform => self.world.platform.resume(),
+        }
+    }
+
+    async fn kill(&mut self, part: Part) -> Result<()> {
+        match part {
+            Part::Daemon => self.world.daemon.kill9().await,
+            Part::Mosquitto => self.mosquitto.kill9().await,
+            Part::Minio => self.world.minio.kill9().await,
+            Part::Database => self.sql.as_mut().context("this site has no database")?.kill9().await,
+            Part::Platform => self.world.platform.kill9().await,
+        }
+    }
+
+    /// Starts it again; of the daemon nothing is waited for, the others answer then.
+    async fn revive(&mut self, part: Part) -> Result<()> {
+        match part {
+            Part::Daemon => self.world.daemon.launch(),
+            Part::Mosquitto => self.mosquitto.start_again().await,
+            Part::Minio => self.world.minio.start_again().await,
+            Part::Database => self.sql.as_mut().context("this site has no database")?.start_again().await,
+            Part::Platform => self.world.platform.start_again().await,
+        }
+    }
+}
