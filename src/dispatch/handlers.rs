@@ -29,8 +29,9 @@ impl Dispatcher {
                 Err(error) => self.note_trouble("hand dead letters over", &error),
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => (),
+                biased;
                 () = self.inner.soft.cancelled() => (),
+                () = tokio::time::sleep(LOOK) => (),
             }
         }
     }

@@ -126,7 +126,10 @@ impl State {
             let (calling, since) =
                 self.books.calling.get(&row.delivery.function).copied().unwrap_or_default();
             let idle = calling == 0 && elapsed.saturating_sub(since.max(self.life_began())) > OVERDUE;
-            let due = row.held_since.is_none() && now.since(row.due) > OVERDUE;
+            // A function whose circuit breaker is open is asked when that time has come.
+            let asked =
+                self.disk.functions.get(&row.delivery.function).map_or(row.due, |kept| kept.open_until);
+            let due = row.held_since.is_none() && now.since(row.due.max(asked)) > OVERDUE;
             idle && due && self.relating.unfit_for(row.delivery.binding, elapsed).is_none()
         })?;
         Some(format!("{} was due at {} and is not taken up", self.books.name(row.delivery.id), row.due))

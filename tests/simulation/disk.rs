@@ -158,16 +158,17 @@ impl Disk {
 
     pub(crate) fn backlog(&self) -> Vec<Backlog> {
         let mut functions: BTreeMap<FunctionRef, Backlog> = BTreeMap::new();
-        for row in self.rows.values() {
+        let mut rows: Vec<&Row> = self.rows.values().collect();
+        rows.sort_by_key(|row| row.seq);
+        for row in rows {
             let function = row.delivery.function.clone();
             let backlog = functions.entry(function.clone()).or_insert(Backlog {
                 function,
                 parked: 0,
                 earliest_due: None,
                 held: 0,
-                oldest: None,
+                oldest: Some(row.delivery.accepted_at),
             });
-            backlog.oldest = backlog.oldest.into_iter().chain([row.delivery.accepted_at]).min();
             if row.held_since.is_some() {
                 backlog.held += 1;
             } else {
