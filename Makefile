@@ -9,7 +9,7 @@ PACKAGES := build-essential ca-certificates curl libssl-dev openssl pkg-config u
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # `make test`, in this order. Each is a target of its own.
-STAGES := deps servers format lint build unit simulation fuzz-short demo integration
+STAGES := deps servers format lint build unit fuzz-short simulation demo integration mutations
 
 .PHONY: help
 help: ## List the tasks
