@@ -147,7 +147,7 @@ async fn on_its_way(state: &AdminState, caller: &Caller, id: DeliveryId) -> Resu
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DiscardParams {
-    why: Option<String>,
+    pub(super) why: Option<String>,
 }
 
 /// `DELETE /v1/dead-letters/{id}?why=TEXT`.

@@ -16,7 +16,7 @@ use crate::{
 
 use super::{
     AdminState, Caller, Retaken,
-    dead_letters::reason_of,
+    dead_letters::{DiscardParams, reason_of},
     extract::{Params, Segment},
     problem::Problem,
     wire::{QuarantinePage, QuarantineSummary, QuarantineView, Retried},
@@ -92,13 +92,6 @@ pub(super) async fn retry(
             .remedy("see `/health/ready` and the daemon's log, then try again")
             .retry_after(5)),
     }
-}
-
-/// The query of a discard.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct DiscardParams {
-    why: Option<String>,
 }
 
 /// `DELETE /v1/quarantine/{id}?why=TEXT`.
