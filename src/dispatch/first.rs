@@ -80,9 +80,13 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a delivery that the disk has just refused can only be fired or lost.
+    /// Whether a delivery that the disk has just refused can only be fired or lost. (It waits for a permit as long as its
+    /// source's others; a function that may not be called then gets no call, and the delivery is lost with its reason told.)
     fn must_fire(&self, submission: &Submission, because: ParkedBecause) -> bool {
-        submission.plan.park_first && because == ParkedBecause::Behind && !self.inner.hard.is_cancelled()
+        use ParkedBecause::{Behind, BreakerOpen, Pressed, RateLimited};
+        submission.plan.park_first
+            && matches!(because, Behind | BreakerOpen | Pressed | RateLimited)
+            && !self.inner.hard.is_cancelled()
     }
 
     /// The source never redelivers: on disk first, then fired. Without a disk, fired all the same.

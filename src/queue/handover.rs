@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use sqlx::{Row, SqlitePool};
+use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::{
     QueueError,
@@ -77,6 +77,27 @@ pub(super) async fn unhanded(pool: &SqlitePool, limit: u32) -> Result<Unhanded, 
         unhanded.letters.push(UnhandedLetter { id, binding, platform: platform.unwrap_or_default().into() });
     }
     Ok(unhanded)
+}
+
+/// How many of the last dead letters nobody has looked at yet.
+pub(super) async fn count_unhanded(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT COUNT(*) FROM dead_letter WHERE seq > (SELECT seq FROM handed_over WHERE one = 1)",
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Passes by what was moved here and was looked at where it comes from: all but the last `unhanded` letters.
+pub(super) async fn pass_all_but(conn: &mut SqliteConnection, unhanded: u64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE handed_over SET seq = max(seq, coalesce( \
+             (SELECT seq FROM dead_letter ORDER BY seq DESC LIMIT 1 OFFSET ?1), 0)) WHERE one = 1",
+    )
+    .bind(to_i64(unhanded))
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 impl Batch<'_> {
