@@ -229,8 +229,10 @@ impl Dispatcher {
         Ok(())
     }
 
-    pub(super) fn note_trouble(&self, verb: &'static str, error: &QueueError) {
+    /// Tells that the queue could not do something.
+    pub(crate) fn note_trouble(&self, verb: &'static str, error: &QueueError) {
         self.inner.trouble.store(true, Ordering::Release);
-        QueueTrouble { verb, error }.tell();
+        let now = self.inner.parts.clock.monotonic();
+        QueueTrouble { verb, error }.tell(&self.inner.troubles, now);
     }
 }

@@ -80,7 +80,7 @@ use crate::{
     },
     platform::Driver,
     queue::{Disposal, Queue, QueueError},
-    telemetry::Recent,
+    telemetry::{Recent, Seldom, happening::troubles},
 };
 
 /// What dispatch asks of the catalog.
@@ -178,6 +178,7 @@ struct Inner {
     turn: Notify,
     /// A write to the queue failed since the pump's last round.
     trouble: std::sync::atomic::AtomicBool,
+    troubles: Seldom<&'static str>,
     tracker: TaskTracker,
     soft: CancellationToken,
     hard: CancellationToken,
@@ -254,6 +255,7 @@ impl Dispatcher {
             turned: Mutex::default(),
             turn: Notify::new(),
             trouble: false.into(),
+            troubles: troubles(),
             tracker: TaskTracker::new(),
             soft: CancellationToken::new(),
             hard: CancellationToken::new(),

@@ -10,11 +10,13 @@ pub mod logging;
 mod metric;
 mod often;
 mod recent;
+mod seldom;
 
 use std::{error::Error, fmt};
 
 pub use metric::Metric;
 pub use recent::{Recent, RecentOutcome};
+pub use seldom::Seldom;
 
 /// Shows an error with everything that caused it, in one line; for the one place where it is logged.
 #[derive(Debug)]
