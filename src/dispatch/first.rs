@@ -27,6 +27,10 @@ impl Dispatcher {
             // An attempt of the pump owns it: it is parked, and parking it again only confirms that.
             return self.park_only(submission, &lane, None, ParkedBecause::Repeat).await;
         };
+        if running.unlimited {
+            // Or else those that come first would be bound by nothing, after every restart.
+            self.refresh(&lane).await;
+        }
         let plan = submission.plan;
         let because = if submission.binding.state.holds() {
             Some(ParkedBecause::Held)
@@ -222,7 +226,7 @@ impl Dispatcher {
             }
             Ok(Parked::Withdrawn) => safe(custody),
             Ok(Parked::Overflow) if made.is_delivered() => {
-                if let Err(error) = self.forget(delivery).await {
+                if let Err(error) = self.settled(delivery.id).await {
                     self.note_trouble("discard a dead letter", &error);
                 }
             }
@@ -252,15 +256,6 @@ impl Dispatcher {
         if fresh {
             lane.count(true, self.inner.parts.clock.monotonic());
         }
-    }
-
-    /// Delivered after it had overflowed: no dead letter any more, nor a delivery, should somebody have replayed it.
-    async fn forget(&self, delivery: &Delivery) -> Result<(), QueueError> {
-        let queue = &self.inner.parts.queue;
-        if !queue.discard(delivery.id).await? {
-            queue.delivered(delivery.id).await?;
-        }
-        Ok(())
     }
 
     async fn park(

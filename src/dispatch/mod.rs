@@ -206,6 +206,8 @@ struct Running {
     inner: Arc<Inner>,
     lane: Arc<Lane>,
     id: DeliveryId,
+    /// The lane's limits were never asked for.
+    unlimited: bool,
 }
 
 impl Running {
@@ -330,8 +332,8 @@ impl Dispatcher {
             return None;
         }
         running.insert(delivery.id, Owned { binding: delivery.binding, passed_over: false });
-        lane.began(delivery.id);
-        Some(Running { inner: Arc::clone(&self.inner), lane: Arc::clone(lane), id: delivery.id })
+        let unlimited = lane.began(delivery.id);
+        Some(Running { inner: Arc::clone(&self.inner), lane: Arc::clone(lane), id: delivery.id, unlimited })
     }
 
     /// For the pump: what runs of a function, to be left out of a look. Whatever ends after this is looked at again.
@@ -369,7 +371,12 @@ impl Deliveries for Dispatcher {
         let changed = parts.queue.hold(binding, held, parts.clock.now()).await?;
         if !held && changed > 0 {
             match parts.bindings.binding(binding).await {
-                Ok(Some(binding)) => self.wake(&binding.spec.function.to_ref()),
+                Ok(Some(binding)) => {
+                    self.wake(&binding.spec.function.to_ref());
+                    if let Some(handler) = self.handler(&binding) {
+                        self.wake(&handler);
+                    }
+                }
                 // Whose they are, the queue knows, too.
                 Ok(None) | Err(_) => self.note_backlog().await?,
             }

@@ -3,7 +3,8 @@
 //! One row (`handed_over`) says up to which position every dead letter was looked at. Whoever looks resolves the handler
 //! function of each further letter, and has the queue park a delivery for it (with the letter's id, under an id made of
 //! it) and move the position, in one transaction. However a letter came to be, the position does not pass it
-//! unseen, and a crash before the commit leaves it to be looked at again: none is left out.
+//! unseen, and a crash before the commit leaves it to be looked at again: none is left out. In a full file it moves as far
+//! as there was room.
 //!
 //! A delivery to a handler waits, is tried again and is paced as any other. It ends by being removed: nothing that
 //! happens to it makes a dead letter, so a handler that fails is not called about its own failure.
@@ -104,14 +105,17 @@ impl Batch<'_> {
     pub(super) async fn hand_over(&mut self, letters: &[Handover], upto: i64) -> Result<Step, sqlx::Error> {
         let mut parked = 0;
         for Handover { letter, function, now } in letters {
-            let replays: Option<u32> = sqlx::query_scalar("SELECT replays FROM dead_letter WHERE id = ?1")
-                .bind(&letter.as_bytes()[..])
-                .fetch_optional(&mut *self.conn)
-                .await?;
-            let Some(replays) = replays else { continue };
+            let found: Option<(i64, u32)> =
+                sqlx::query_as("SELECT seq, replays FROM dead_letter WHERE id = ?1")
+                    .bind(&letter.as_bytes()[..])
+                    .fetch_optional(&mut *self.conn)
+                    .await?;
+            let Some((seq, replays)) = found else { continue };
             // Its event is there already; the row itself is all that it weighs.
             let weight = Stored::OVERHEAD;
             if self.beyond(weight, self.limits.max_bytes) {
+                // Those before it are handed over, and would be again and again while there is no room for this one.
+                self.all_handed_over(seq - 1).await?;
                 return Ok(Step::Done(Err(QueueError::Full { bytes: self.used })));
             }
             let number = self.books.number(self.conn, function).await?;
@@ -135,11 +139,16 @@ impl Batch<'_> {
             }
             parked += inserted;
         }
+        self.all_handed_over(upto).await?;
+        Ok(Step::Done(Ok(Answer::Count(parked))))
+    }
+
+    async fn all_handed_over(&mut self, upto: i64) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE handed_over SET seq = max(seq, ?1) WHERE one = 1")
             .bind(upto)
             .execute(&mut *self.conn)
             .await?;
-        Ok(Step::Done(Ok(Answer::Count(parked))))
+        Ok(())
     }
 
     /// Those of these deliveries that are for handler functions.

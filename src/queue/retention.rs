@@ -137,7 +137,7 @@ impl Sweeper {
     }
 
     /// One pass; how many letters were dropped.
-    pub(super) async fn pass(&mut self) -> Result<u64, QueueError> {
+    pub async fn pass(&mut self) -> Result<u64, QueueError> {
         let kept = self.queue.letters_kept().await?;
         let moment = (self.clock.monotonic(), self.retention.notice);
         let (mut ageing, mut by_age) = (0, None);
