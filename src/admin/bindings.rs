@@ -105,7 +105,8 @@ pub(super) async fn bind(
             let id = binding.id.to_string();
             Err(Problem::new(409, "binding-conflict", "The binding exists with other settings")
                 .detail(format!("binding {id} has the same filter and function, and other settings"))
-                .remedy(format!("look at binding {id}; to change its settings, unbind it and bind again"))
+                .remedy(format!("look at binding {id}; to change its settings, unbind it and bind again (what happens in between fires \
+                     nothing; what is parked becomes dead letters, which `replay` gives to the new binding)"))
                 .with("binding", id))
         }
         Bound::Unbinding(binding) => {

@@ -52,6 +52,15 @@ pub(super) fn query(
         let detail = "the platform that is asked for is not that of the function, or not the caller's own";
         return Err(Problem::bad_request(detail));
     }
+    let texts = [
+        ("platform", &platform),
+        ("function", &function),
+        ("bucket", &request.bucket),
+        ("key_prefix", &request.key_prefix),
+    ];
+    if let Some((name, _)) = texts.iter().find(|(_, text)| text.as_deref() == Some("")) {
+        return Err(Problem::bad_request(format!("`{name}` is empty; leave it out where any will do")));
+    }
     let filter = LetterFilter {
         binding: request.binding,
         platform,
@@ -108,11 +117,16 @@ pub(super) async fn replay(
     let Some(letter) = seen(&state, &caller, id).await? else {
         return on_its_way(&state, &caller, id).await;
     };
-    let binding = letter.delivery.binding;
-    if !may_be_called(&state, binding).await? {
+    if !may_be_called(&state, letter.delivery.binding).await? && !rebind(&state, &letter).await? {
+        let (binding, function) = (letter.delivery.binding, &letter.delivery.function);
         return Err(Problem::new(409, "binding-gone", "The dead letter's binding is gone")
-            .detail(format!("binding {binding} was taken back, so nothing would call its function"))
-            .remedy("bind again and store the object again, or discard the dead letter")
+            .detail(format!(
+                "binding {binding} is not known here (any more), and no other fires {function} for this event"
+            ))
+            .remedy(format!(
+                "bind {function} again, with a filter that fits, and replay once the binding is active; or discard the \
+                 dead letter"
+            ))
             .with("binding", binding.to_string()));
     }
     let Some(function) = state.queue.replay(id, state.clock.now()).await? else {
@@ -132,6 +146,18 @@ pub(super) async fn may_be_called(state: &AdminState, binding: BindingId) -> Res
         Ok(None) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives a letter whose binding is gone to one that fires the same function for the same event now (it was bound again,
+/// or the queue was moved here); whether there is one.
+pub(super) async fn rebind(state: &AdminState, letter: &DeadLetter) -> Result<bool, Problem> {
+    let delivery = &letter.delivery;
+    let bindings = state.catalog.explain(&delivery.event).await?;
+    let heir = bindings.iter().find(|one| {
+        one.fires && *one.platform == *delivery.function.platform && *one.function == *delivery.function.name
+    });
+    let Some(heir) = heir else { return Ok(false) };
+    Ok(state.letters.rebind(delivery.id, heir.binding).await?)
 }
 
 /// The answer about a delivery that is no dead letter: whoever replayed it before us is as good.

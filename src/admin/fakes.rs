@@ -459,6 +459,14 @@ impl LetterOffice for World {
         Ok(lock(&self.letters).len() as u64)
     }
 
+    async fn rebind(&self, id: DeliveryId, binding: BindingId) -> Result<bool, QueueError> {
+        self.note(format!("rebind {id} to {binding}"));
+        Ok(lock(&self.letters).get_mut(&id).is_some_and(|letter| {
+            letter.delivery.binding = binding;
+            true
+        }))
+    }
+
     async fn parked_function(&self, id: DeliveryId) -> Result<Option<FunctionRef>, QueueError> {
         Ok(lock(&self.replayed).get(&id).cloned())
     }

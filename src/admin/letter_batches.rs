@@ -6,7 +6,7 @@
 //! dies again during the walk comes after its end, and is not met again.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 
 use super::{
     AdminState, Caller,
-    dead_letters::{may_be_called, query, reason_of},
+    dead_letters::{may_be_called, query, reason_of, rebind},
     extract::Body,
     problem::Problem,
     wire::{LetterBatch, LetterRequest},
@@ -37,15 +37,7 @@ pub(super) async fn replay(
         return Err(Problem::bad_request("`why` is not for a replay"));
     }
     let (query, page) = page(&state, &caller, &request).await?;
-    let mut bound = HashMap::new();
-    for letter in &page.letters {
-        let binding = letter.delivery.binding;
-        if let Entry::Vacant(unasked) = bound.entry(binding) {
-            unasked.insert(may_be_called(&state, binding).await?);
-        }
-    }
-    let fit: Vec<&DeadLetter> =
-        page.letters.iter().filter(|letter| bound.get(&letter.delivery.binding) == Some(&true)).collect();
+    let fit = fit(&state, &page).await?;
     // Asked for together, they are in one transaction, or in few.
     let now = state.clock.now();
     let replayed = join_all(fit.iter().map(|letter| state.queue.replay(letter.delivery.id, now))).await;
@@ -98,6 +90,29 @@ pub(super) async fn discard(
         return Err(error.into());
     }
     answer(&state, &query, &page, (done, 0)).await
+}
+
+/// Those whose function can be called.
+async fn fit<'a>(state: &AdminState, page: &'a LetterPage) -> Result<Vec<&'a DeadLetter>, Problem> {
+    let mut bound = HashMap::new();
+    let mut gone = Vec::new();
+    for letter in &page.letters {
+        let is_bound = match bound.entry(letter.delivery.binding) {
+            Entry::Occupied(asked) => *asked.get(),
+            Entry::Vacant(unasked) => *unasked.insert(may_be_called(state, letter.delivery.binding).await?),
+        };
+        if !is_bound {
+            gone.push(letter);
+        }
+    }
+    let rebound = join_all(gone.iter().map(|letter| rebind(state, letter))).await;
+    let mut lost = HashSet::new();
+    for (letter, rebound) in gone.iter().zip(rebound) {
+        if !rebound? {
+            lost.insert(letter.delivery.id);
+        }
+    }
+    Ok(page.letters.iter().filter(|letter| !lost.contains(&letter.delivery.id)).collect())
 }
 
 async fn page(

@@ -240,6 +240,19 @@ fn a_config_file_with_a_secret_that_everybody_can_read_is_warned_of() {
 }
 
 #[test]
+fn a_twin_without_a_second_target_is_refused() {
+    let fast = "\n[sources.fast]\ntype = \"webhook\"\nlisten = \"127.0.0.1:8371\"\nredelivers = \"twin\"\ntoken_file = \"minio.token\"\n";
+    let one = EXAMPLE.to_owned() + fast;
+    has(
+        &problems(&one),
+        "Error",
+        &["storages.main.targets", "`fast` takes a twin", "arn:minio:sqs::TRIGGERD:webhook"],
+    );
+    let two = one.replacen("#fast_targets = []", "fast_targets = [\"arn:minio:sqs::FAST:webhook\"]", 1);
+    assert_eq!(problems(&two), Vec::<String>::new());
+}
+
+#[test]
 fn contradictions_between_sections_are_found() {
     let second = "\n[sources.fast]\ntype = \"webhook\"\nstorage = \"other\"\nlisten = \"0.0.0.0:8370\"\nredelivers = \"twin\"\n";
     let config = example("#url = \"mysql", "url = \"mysql")

@@ -48,6 +48,7 @@ impl Batch<'_> {
                 self.dispose(*binding, *disposal, running, *now).await
             }
             Work::Replay { id, now } => self.replay(*id, *now).await,
+            Work::Rebind { id, binding } => self.rebind(*id, *binding).await,
             Work::Discard(id) => self.discard(*id).await,
             Work::KeepFunction { function, state } => {
                 self.keep_function_state(function, state.as_ref()).await

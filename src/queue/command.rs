@@ -47,6 +47,10 @@ pub(super) enum Work {
         id: DeliveryId,
         now: Timestamp,
     },
+    Rebind {
+        id: DeliveryId,
+        binding: BindingId,
+    },
     Discard(DeliveryId),
     KeepFunction {
         function: FunctionRef,
@@ -102,6 +106,7 @@ impl Work {
             Self::Hold { .. } => "hold",
             Self::Dispose { .. } => "dispose",
             Self::Replay { .. } => "replay",
+            Self::Rebind { .. } => "rebind",
             Self::Discard(_) => "discard",
             Self::KeepFunction { .. } => "keep a function's state",
             Self::Probe { .. } => "probe",

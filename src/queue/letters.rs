@@ -12,7 +12,11 @@ use super::{
     command::{Answer, LetterRow, Step, Stored},
     rows::{json, to_i64},
 };
-use crate::domain::{clock::Timestamp, delivery::DeadReason, ids::DeliveryId};
+use crate::domain::{
+    clock::Timestamp,
+    delivery::DeadReason,
+    ids::{BindingId, DeliveryId},
+};
 
 /// A dead letter's row to be written; its event is there.
 #[derive(Debug)]
@@ -168,6 +172,16 @@ impl Batch<'_> {
         let weight: i64 = row.try_get("weight")?;
         self.books.remove(row.try_get("function")?, -weight);
         Ok(Step::Done(Ok(Answer::Function(Some(function_of(&row)?)))))
+    }
+
+    pub(super) async fn rebind(&mut self, id: DeliveryId, binding: BindingId) -> Result<Step, sqlx::Error> {
+        let changed = sqlx::query("UPDATE dead_letter SET binding = ?2 WHERE id = ?1")
+            .bind(&id.as_bytes()[..])
+            .bind(&binding.as_bytes()[..])
+            .execute(&mut *self.conn)
+            .await?
+            .rows_affected();
+        Ok(Step::was(changed > 0))
     }
 
     pub(super) async fn discard(&mut self, id: DeliveryId) -> Result<Step, sqlx::Error> {

@@ -142,6 +142,9 @@ pub trait LetterOffice: Send + Sync + fmt::Debug {
     /// 100,000.
     async fn letters_left(&self, filter: &LetterFilter, cursor: Cursor) -> Result<u64, QueueError>;
 
+    /// Has a dead letter belong to another binding; whether it was there.
+    async fn rebind(&self, id: DeliveryId, binding: BindingId) -> Result<bool, QueueError>;
+
     /// The function of a delivery that is parked: it is on its way.
     async fn parked_function(&self, id: DeliveryId) -> Result<Option<FunctionRef>, QueueError>;
 
@@ -168,6 +171,10 @@ impl LetterOffice for SqliteQueue {
 
     async fn letters_left(&self, filter: &LetterFilter, cursor: Cursor) -> Result<u64, QueueError> {
         search::left(self.readers()?, filter, cursor).await.map_err(|error| failed("letters_left", error))
+    }
+
+    async fn rebind(&self, id: DeliveryId, binding: BindingId) -> Result<bool, QueueError> {
+        self.was(Work::Rebind { id, binding }).await
     }
 
     async fn parked_function(&self, id: DeliveryId) -> Result<Option<FunctionRef>, QueueError> {

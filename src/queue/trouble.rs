@@ -11,13 +11,14 @@
 //! **The file and its name.** SQLite keeps its files open, so a file that was deleted or replaced under the running
 //! daemon goes on taking rows, and loses them with the process. The writer therefore looks, before each transaction,
 //! whether the name still leads to the file that it has open. If not, it takes on nothing more (no park, no dead letter,
-//! nothing for the quarantine) and goes on recording what becomes of the rows that it has.
+//! nothing for the quarantine) and goes on recording what becomes of the rows that it has. The same holds for `queue.db-wal`,
+//! in which the last commits are until they are moved: somebody who cleans up may take it for a leftover.
 
 use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use super::QueueError;
@@ -54,27 +55,56 @@ impl Trouble {
     }
 }
 
-/// The file that was opened, to be told from another under the same name.
+/// The file that was opened, with its log, to be told from others under the same names.
 #[derive(Debug, Clone)]
 pub(super) struct OpenedFile {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    identity: Identity,
+    wal: PathBuf,
+    /// Since the log was there.
+    wal_identity: OnceLock<Identity>,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Whether the name leads to that file. A disk that cannot say leaves it to the write to fail.
+fn leads_to(path: &Path, file: Identity) -> bool {
+    match identity(path) {
+        Ok(found) => found == file,
+        Err(error) => ![io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()),
+    }
 }
 
 impl OpenedFile {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let file = fs::metadata(path)?;
-        Ok(Self { path: path.to_owned(), device: file.dev(), inode: file.ino() })
+        let mut wal = path.as_os_str().to_owned();
+        wal.push("-wal");
+        let identity = identity(path)?;
+        Ok(Self { path: path.to_owned(), identity, wal: wal.into(), wal_identity: OnceLock::new() })
     }
 
-    /// `Gone` when the name leads elsewhere, or nowhere. A disk that cannot say leaves it to the write to fail.
+    /// `Gone` when a name leads elsewhere, or nowhere.
     pub(super) fn is_there(&self) -> Result<(), QueueError> {
-        let there = match fs::metadata(&self.path) {
-            Ok(file) => (file.dev(), file.ino()) == (self.device, self.inode),
-            Err(error) => ![io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()),
-        };
-        if there { Ok(()) } else { Err(QueueError::Gone { path: self.path.clone() }) }
+        let gone = |path: &PathBuf| Err(QueueError::Gone { path: path.clone() });
+        if !leads_to(&self.path, self.identity) {
+            return gone(&self.path);
+        }
+        match self.wal_identity.get() {
+            Some(known) if !leads_to(&self.wal, *known) => gone(&self.wal),
+            Some(_) => Ok(()),
+            None => {
+                // It is made by the first write, and stays as long as the file is open.
+                if let Ok(found) = identity(&self.wal) {
+                    self.wal_identity.get_or_init(|| found);
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -140,6 +170,17 @@ mod tests {
         fs::write(&path, "two").unwrap();
         assert!(matches!(file.is_there(), Err(QueueError::Gone { .. })));
         fs::rename(&aside, &path).unwrap();
+        file.is_there().unwrap();
+
+        let wal = dir.path().join("queue.db-wal");
+        fs::write(&wal, "commits").unwrap();
+        file.is_there().unwrap();
+        fs::rename(&wal, &aside).unwrap();
+        let gone = file.is_there().unwrap_err();
+        assert!(gone.to_string().contains("queue.db-wal was deleted"), "{gone}");
+        fs::write(&wal, "others").unwrap();
+        assert!(file.is_there().is_err());
+        fs::rename(&aside, &wal).unwrap();
         file.is_there().unwrap();
     }
 

@@ -281,13 +281,8 @@ impl Endpoint {
     ) -> Response<Empty<Bytes>> {
         match self.take(request, inbox, limits).await {
             Ok(()) | Err(Refusal::TwinDropped) => respond(StatusCode::OK),
-            Err(Refusal::Unauthorized) => {
-                let mut response = respond(StatusCode::UNAUTHORIZED);
-                // Strangers keep no place of a connection by asking now and then.
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                response
-            }
-            Err(Refusal::NotFound) => respond(StatusCode::NOT_FOUND),
+            Err(Refusal::Unauthorized) => last(StatusCode::UNAUTHORIZED),
+            Err(Refusal::NotFound) => last(StatusCode::NOT_FOUND),
             Err(Refusal::Incomplete) => respond(StatusCode::REQUEST_TIMEOUT),
             Err(Refusal::Bound | Refusal::NotSafe) => {
                 let mut response = respond(StatusCode::SERVICE_UNAVAILABLE);
@@ -397,6 +392,13 @@ impl Endpoint {
         inbox.send(message).await.map_err(|_| Refusal::NotSafe)?;
         acknowledged.await.map_err(|_| Refusal::NotSafe)
     }
+}
+
+/// The end of a connection: strangers keep no place of one by asking now and then.
+fn last(status: StatusCode) -> Response<Empty<Bytes>> {
+    let mut response = respond(status);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn respond(status: StatusCode) -> Response<Empty<Bytes>> {

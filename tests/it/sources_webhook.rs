@@ -127,6 +127,7 @@ async fn foreign_paths_and_methods_get_404_and_no_redirect(_: Ctx) -> Result<()>
     for bytes in [post("/minio/", "", "x"), post("/", "", "x"), post("//minio", "", "x"), get] {
         let answer = request(hook.address, &bytes).await?;
         ensure!(answer.starts_with("http/1.1 404") && !answer.contains("location"), "{bytes}: {answer}");
+        ensure!(answer.contains("connection: close"), "a stranger keeps the connection: {answer}");
     }
     ensure!(hook.running.is_empty());
     hook.running.end().await

@@ -5,7 +5,7 @@ use triggerd::{
     domain::{
         clock::Timestamp,
         delivery::{Delivery, FunctionRef},
-        ids::DeliveryId,
+        ids::{BindingId, DeliveryId},
     },
     queue::{
         Cursor, DeadLetter, Direction, Handover, Item, LetterFilter, LetterOffice, LetterPage, LetterQuery,
@@ -104,6 +104,13 @@ impl Disk {
         self.rows
             .insert(id, Row { seq, delivery, due: now, held_since: None, attempts: Vec::new(), replays });
         Some(function)
+    }
+
+    pub(crate) fn rebind(&mut self, id: DeliveryId, binding: BindingId) -> bool {
+        self.dead.get_mut(&id).is_some_and(|(_, letter)| {
+            letter.delivery.binding = binding;
+            true
+        })
     }
 
     pub(crate) fn discard(&mut self, id: DeliveryId) -> bool {
@@ -207,6 +214,10 @@ impl LetterOffice for SimQueue {
 
     async fn letters_left(&self, filter: &LetterFilter, cursor: Cursor) -> Result<u64, QueueError> {
         self.read("letters_left", |disk| disk.letters_left(filter, cursor)).await
+    }
+
+    async fn rebind(&self, id: DeliveryId, binding: BindingId) -> Result<bool, QueueError> {
+        self.write("rebind", Some(id), move |disk| Ok(disk.rebind(id, binding))).await
     }
 
     async fn parked_function(&self, id: DeliveryId) -> Result<Option<FunctionRef>, QueueError> {

@@ -60,6 +60,27 @@ async fn a_dead_letter_whose_binding_is_gone_is_not_replayed() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_whose_binding_is_gone_goes_to_one_that_fires_the_same_function_for_it() {
+    let api = Api::new();
+    let gone = BindingId::from_bytes([5; 16]);
+    let (one, two) = (api.world.bury(gone, "local", "x"), api.world.bury(gone, "local", "y"));
+    let mut other = explanation(3, "local", true);
+    other.function = "another".into();
+    let heir = explanation(4, "local", true);
+    *api.world.explanations.lock().unwrap() =
+        vec![explanation(1, "local", false), explanation(2, "other", true), other];
+    let replay = json!({"binding": gone.to_string()});
+    let batch = api.post(OPERATOR, "/v1/dead-letters/replay", &replay).await;
+    assert_eq!((&batch.is(200)["done"], &batch.body["skipped"]), (&json!([]), &json!(2)));
+    api.world.explanations.lock().unwrap().push(heir);
+    api.post(OPERATOR, &format!("/v1/dead-letters/{one}/replay"), &json!(null)).await.is(202);
+    let batch = api.post(OPERATOR, "/v1/dead-letters/replay", &replay).await;
+    assert_eq!((&batch.is(200)["done"], &batch.body["skipped"]), (&json!([two.to_string()]), &json!(0)));
+    let rebound = api.world.calls().into_iter().filter(|call| call.starts_with("rebind")).collect::<Vec<_>>();
+    assert_eq!(rebound, [one, two].map(|id| format!("rebind {id} to {}", BindingId::from_bytes([4; 16]))));
+}
+
+#[tokio::test]
 async fn dead_letters_are_listed_in_pages_and_by_binding() {
     let api = Api::new();
     let (a, b) = (BindingId::from_bytes([1; 16]), BindingId::from_bytes([2; 16]));
@@ -97,6 +118,11 @@ async fn batches_deal_with_what_fits_and_is_the_callers() {
 
     let own = api.post(LOCAL, "/v1/dead-letters/discard", &json!({"all": true, "why": "x"})).await;
     assert_eq!(own.is(200)["done"], json!([]), "what is another platform's is not touched");
+    for name in ["key_prefix", "bucket", "function", "platform"] {
+        let all = api.post(OPERATOR, "/v1/dead-letters/discard", &json!({name: "", "why": "x"})).await;
+        let said = all.problem(400, "bad-request");
+        assert!(said.contains(name), "nothing said is not everything: {said}");
+    }
     api.post(LOCAL, replay, &json!({"platform": "other"})).await.problem(400, "bad-request");
     for wrong in [
         json!({}),

@@ -195,6 +195,18 @@ fn twin(config: &Config, name: &str, source: &SourceConfig, to: &mut Vec<Problem
             "add the source of the target with a `queue_dir` (`redelivers = \"yes\"`), or say `no` here";
         to.push(Problem::error(format!("sources.{name}.redelivers"), what, remedy));
     }
+    // MinIO does not tell which of its targets sends where; but one target alone cannot be both legs.
+    let storage = storage.and_then(|name| config.storages.get_key_value(name.as_str()));
+    if let Some((storage, named)) =
+        storage.filter(|(_, named)| named.targets.len() + named.fast_targets.len() == 1)
+    {
+        let what = format!(
+            "source `{name}` takes a twin, so there are two targets, and only {} is named: what it loses, nobody brings",
+            named.targets.iter().chain(&named.fast_targets).map(String::as_str).collect::<String>()
+        );
+        let remedy = "name the one with a `queue_dir`, too";
+        to.push(Problem::error(format!("storages.{storage}.targets"), what, remedy));
+    }
 }
 
 /// Two sources with one session throw each other out; two on one topic bring everything twice.

@@ -144,6 +144,19 @@ async fn a_page_looks_at_a_bounded_number_and_goes_on() {
 }
 
 #[tokio::test]
+async fn a_letter_given_to_another_binding_is_replayed_under_its_id_by_that() {
+    let f = Fixture::new().await;
+    let id = delivery(1, "f").id;
+    f.queue.bury(letter(delivery(1, "f"), at(1))).await.unwrap();
+    assert!(!f.queue.rebind(delivery(2, "f").id, binding(9)).await.unwrap());
+    assert!(f.queue.rebind(id, binding(9)).await.unwrap());
+    f.queue.replay(id, at(2)).await.unwrap().unwrap();
+    let due = f.queue.due(&function("f"), at(2), &[], 9).await.unwrap();
+    assert_eq!((due.len(), due[0].id, due[0].binding), (1, id, binding(9)));
+    assert!(!f.queue.rebind(id, binding(8)).await.unwrap(), "it is no dead letter now");
+}
+
+#[tokio::test]
 async fn replayed_letter_begins_anew_under_its_old_id_once() {
     let f = Fixture::new().await;
     let dead = Delivery { attempts: 8, tries: 9, ..delivery(1, "f") };

@@ -222,5 +222,16 @@ pub(crate) async fn unbinding_makes_dead_letters_of_what_is_parked_or_forgets_it
     let (status, _) = world.daemon.call(Method::DELETE, "/v1/bindings/nonsense?pending=burn", None).await?;
     ensure!(status.is_client_error(), "{status}");
     ensure!(world.platform.calls("bad")?.len() == 9, "called after it was unbound");
+
+    // Bound again, with other settings perhaps, the function can be given what it did not get.
+    let all = json!({"reason": "unbound"});
+    let replay = async || world.daemon.call(Method::POST, "/v1/dead-letters/replay", Some(&all)).await;
+    let (status, batch) = replay().await?;
+    ensure!(status == StatusCode::OK && batch["skipped"] == 6 && batch["done"] == json!([]), "{batch}");
+    world.bind("photos", "bad", &json!({"retry": {"max_attempts": 1}})).await?;
+    let (status, batch) = replay().await?;
+    ensure!(status == StatusCode::OK && batch["skipped"] == 0, "{batch}");
+    ensure!(batch["done"].as_array().is_some_and(|done| done.len() == 6), "{batch}");
+    world.platform.wait_for_calls("bad", 9 + 6).await?;
     world.daemon.stop().await
 }

@@ -21,6 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] a_damaged_queue_file_is_named_at_the_start_and_nothing_is_taken_in within 180;
         [Minio] a_queue_file_damaged_while_it_runs_holds_back_what_must_be_parked within 180;
         [Minio] a_queue_file_locked_by_another_process_is_waited_for within 240;
+        [Minio] a_log_of_the_queue_deleted_under_the_daemon_takes_on_nothing_more within 180;
         [Minio] a_state_directory_deleted_under_the_daemon_takes_on_nothing_more within 180;
         [Minio] a_second_daemon_is_told_who_owns_the_state_directory;
     }
@@ -116,6 +117,29 @@ pub(crate) async fn a_queue_file_locked_by_another_process_is_waited_for(ctx: Ct
     spool.wait_until_well().await?;
     spool.insist("docs", "during").await?;
     spool.wait_until_done(&["before".to_owned(), "during".to_owned()]).await?;
+    spool.world.daemon.stop().await
+}
+
+pub(crate) async fn a_log_of_the_queue_deleted_under_the_daemon_takes_on_nothing_more(
+    ctx: Ctx,
+) -> Result<()> {
+    let mut spool = Spool::by_webhook(&ctx).await?;
+    let before = keys("before", 10);
+    for key in &before {
+        spool.insist("docs", key).await?;
+    }
+    fs::remove_file(spool.disk.state().join("queue.db-wal"))?;
+    for key in keys("during", 3) {
+        let status = spool.notify("docs", &key).await?;
+        ensure!(
+            status == StatusCode::SERVICE_UNAVAILABLE,
+            "{key}, parked in a deleted log, is answered {status}"
+        );
+    }
+    spool.wait_until_told("queue.db-wal was deleted or replaced").await?;
+    // What it held it works off, and what its memory has of the log goes into the file at the end.
+    spool.mend()?;
+    spool.wait_until_done(&before).await?;
     spool.world.daemon.stop().await
 }
 
