@@ -82,6 +82,8 @@ pub struct Names {
     pub twins: BTreeSet<String>,
     /// Of the platforms.
     pub platforms: BTreeSet<String>,
+    /// Of the platforms that cannot send results to this daemon.
+    pub silent: BTreeSet<String>,
 }
 
 /// What the handlers work with.
