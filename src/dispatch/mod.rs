@@ -55,6 +55,8 @@ mod races;
 mod rate;
 mod results;
 #[cfg(test)]
+mod results_tests;
+#[cfg(test)]
 mod tests;
 mod upkeep;
 

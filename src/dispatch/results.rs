@@ -163,7 +163,8 @@ impl Dispatcher {
         }
         let detail = format!("no result came within {} s", wait.as_secs());
         let outcome = Outcome::new(Class::FunctionFault, None, detail);
-        let report = Report { delivery: delivery.id, attempt: delivery.tries, outcome, took: wait };
+        let report =
+            Report { delivery: delivery.id, attempt: delivery.tries.saturating_add(1), outcome, took: wait };
         let made = self.ended(binding, delivery, report.outcome.clone(), wait).await;
         self.tell(delivery, Awaited::Nothing, &report);
         Ok(Fit::Overdue(Box::new(made)))
