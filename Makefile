@@ -98,8 +98,9 @@ bench: ## Measure the way of an event against a bare call, and the queue (`make 
 	cargo bench --locked --bench queue
 
 .PHONY: torture
-torture: ## Break every part under load, 100 kills among it, and print what came of it (about an hour)
-	TRIGGERD_TORTURE=full cargo test --locked --test it torture -- --test-threads 1
+torture: PROFILE = release
+torture: ## Break every part under load, 100 kills among it, and print what came of it (half an hour, and the build)
+	TRIGGERD_TORTURE=full cargo test --locked --profile $(PROFILE) --test it torture -- --test-threads 1
 
 .PHONY: deps
 deps: ## Install the Debian packages that building needs (root or sudo)

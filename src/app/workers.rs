@@ -57,8 +57,12 @@ pub(super) fn pump(
             }
         }
         let handlers = dispatcher.clone();
-        let (ran, ()) = tokio::join!(dispatcher.run(|| beats.0.beat()), handlers.hand_over_letters());
-        Ok(ran?)
+        // A pump that cannot begin ends the process, however well the other goes.
+        tokio::try_join!(dispatcher.run(|| beats.0.beat()), async {
+            handlers.hand_over_letters().await;
+            Ok(())
+        })?;
+        Ok(())
     });
 }
 

@@ -14,6 +14,7 @@ use crate::{
         binding::Binding,
         clock::Timestamp,
         delivery::{DeadReason, Delivery},
+        ids::DeliveryId,
         outcome::{Attempt, Class, Outcome},
     },
     platform::Call,
@@ -191,9 +192,7 @@ impl Dispatcher {
     ) -> Result<Option<Timestamp>, QueueError> {
         let queue = &self.inner.parts.queue;
         match made.verdict {
-            Verdict::Delivered => {
-                queue.delivered(delivery.id).await?;
-            }
+            Verdict::Delivered => self.settled(delivery.id).await?,
             Verdict::RetryAt { due, attempts, tries } => {
                 let attempt = (made.outcome.class != Class::Interrupted).then(|| made.record.clone());
                 let retry = Retry { id: delivery.id, due, held: false, attempts, tries, attempt };
@@ -206,6 +205,16 @@ impl Dispatcher {
             Verdict::GivenUp(reason) => self.bury_parked(delivery, reason, Some(made)).await?,
         }
         Ok(None)
+    }
+
+    /// Delivered: no delivery any more, nor a dead letter, should it have become one (cleared with its binding while the
+    /// attempt began), nor a delivery again, should somebody have replayed that.
+    pub(super) async fn settled(&self, id: DeliveryId) -> Result<(), QueueError> {
+        let queue = &self.inner.parts.queue;
+        if !queue.delivered(id).await? && !queue.discard(id).await? {
+            queue.delivered(id).await?;
+        }
+        Ok(())
     }
 
     /// Makes a dead letter of a delivery, whether it is parked or not.
@@ -268,8 +277,10 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn note_trouble(&self, verb: &'static str, error: &QueueError) {
+    /// Tells that the queue could not do something.
+    pub(crate) fn note_trouble(&self, verb: &'static str, error: &QueueError) {
         self.inner.trouble.store(true, Ordering::Release);
-        QueueTrouble { verb, error }.tell();
+        let now = self.inner.parts.clock.monotonic();
+        QueueTrouble { verb, error }.tell(&self.inner.troubles, now);
     }
 }

@@ -27,6 +27,10 @@ impl Dispatcher {
             // An attempt of the pump owns it: it is parked, and parking it again only confirms that.
             return self.park_only(submission, &lane, None, ParkedBecause::Repeat).await;
         };
+        if running.unlimited {
+            // Or else those that come first would be bound by nothing, after every restart.
+            self.refresh(&lane).await;
+        }
         let plan = submission.plan;
         let because = if submission.binding.state.holds() {
             Some(ParkedBecause::Held)
@@ -85,10 +89,14 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a delivery that the disk has just refused can only be fired or lost.
+    /// Whether a delivery that the disk has just refused can only be fired or lost. (It waits for a permit as long as its
+    /// source's others; a function that may not be called then gets no call, and the delivery is lost with its reason told.)
     fn must_fire(&self, submission: &Submission, because: ParkedBecause) -> bool {
-        let forgotten = submission.plan.park_first && because == ParkedBecause::Behind;
-        forgotten && may_go_without_a_row(submission) && !self.inner.hard.is_cancelled()
+        use ParkedBecause::{Behind, BreakerOpen, Pressed, RateLimited};
+        submission.plan.park_first
+            && may_go_without_a_row(submission)
+            && matches!(because, Behind | BreakerOpen | Pressed | RateLimited)
+            && !self.inner.hard.is_cancelled()
     }
 
     /// The source never redelivers, or the result is awaited: on disk first, then fired. Without a disk the former is fired
@@ -239,7 +247,7 @@ impl Dispatcher {
             }
             Ok(Parked::Withdrawn) => safe(custody),
             Ok(Parked::Overflow) if made.is_delivered() => {
-                if let Err(error) = self.forget(delivery).await {
+                if let Err(error) = self.settled(delivery.id).await {
                     self.note_trouble("discard a dead letter", &error);
                 }
             }
@@ -269,15 +277,6 @@ impl Dispatcher {
         if fresh {
             lane.count(true, self.inner.parts.clock.monotonic());
         }
-    }
-
-    /// Delivered after it had overflowed: no dead letter any more, nor a delivery, should somebody have replayed it.
-    async fn forget(&self, delivery: &Delivery) -> Result<(), QueueError> {
-        let queue = &self.inner.parts.queue;
-        if !queue.discard(delivery.id).await? {
-            queue.delivered(delivery.id).await?;
-        }
-        Ok(())
     }
 
     async fn park(

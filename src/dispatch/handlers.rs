@@ -3,12 +3,14 @@
 //!
 //! A letter whose binding is gone is not handed over: the rule that would allow the call is gone with it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{Deliveries, Dispatcher};
 use crate::{
-    domain::delivery::{FunctionRef, Obituary},
-    platform::Driver,
+    domain::{
+        binding::Binding,
+        delivery::{FunctionRef, Obituary},
+    },
     queue::{DeadLetter, Handover, QueueError, Unhanded, UnhandedLetter},
     telemetry::Chain,
 };
@@ -44,11 +46,12 @@ impl Dispatcher {
         let more = unhanded.letters.len() >= BATCH as usize;
         let Some(letters) = self.handovers(unhanded).await else { return Ok(false) };
         let functions: Vec<FunctionRef> = letters.iter().map(|letter| letter.function.clone()).collect();
-        parts.queue.hand_over(letters, upto).await?;
+        let handed = parts.queue.hand_over(letters, upto).await;
+        // Some may be handed over though not all were.
         for function in functions {
             self.wake(&function);
         }
-        Ok(more)
+        handed.map(|_| more)
     }
 
     /// The letters that a function is to be given; none when the bindings cannot be read now.
@@ -56,8 +59,9 @@ impl Dispatcher {
         let parts = &self.inner.parts;
         let mut letters = Vec::new();
         for UnhandedLetter { id: letter, binding, platform } in unhanded.letters {
-            let driver: Option<&Arc<dyn Driver>> = parts.drivers.get(&platform);
-            let Some(driver) = driver else { continue };
+            if !parts.drivers.contains_key(&platform) {
+                continue;
+            }
             let binding = match parts.bindings.binding(binding).await {
                 Ok(Some(binding)) => binding,
                 Ok(None) => continue,
@@ -67,12 +71,18 @@ impl Dispatcher {
                     return None;
                 }
             };
-            if let Some(handler) = driver.handler(&binding) {
-                let function = FunctionRef { platform, name: handler.into() };
+            if let Some(function) = self.handler(&binding) {
                 letters.push(Handover { letter, function, now: parts.clock.now() });
             }
         }
         Some(letters)
+    }
+
+    /// The function that is given a binding's dead letters, if there is one.
+    pub(super) fn handler(&self, binding: &Binding) -> Option<FunctionRef> {
+        let FunctionRef { platform, .. } = binding.spec.function.to_ref();
+        let name = self.inner.parts.drivers.get(&platform)?.handler(binding)?;
+        Some(FunctionRef { platform, name: name.into() })
     }
 }
 

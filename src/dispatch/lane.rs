@@ -391,9 +391,11 @@ impl Lane {
         state.breaker.is_closed() && state.running.is_empty() && state.next_due.is_none() && !state.behind
     }
 
-    /// An attempt owns this delivery.
-    pub fn began(&self, id: DeliveryId) {
-        self.state().running.insert(id);
+    /// An attempt owns this delivery. Whether the function's limits were never asked for.
+    pub fn began(&self, id: DeliveryId) -> bool {
+        let mut state = self.state();
+        state.running.insert(id);
+        state.fresh
     }
 
     /// No attempt owns it any more.

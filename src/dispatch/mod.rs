@@ -87,7 +87,7 @@ use crate::{
     },
     platform::Driver,
     queue::{Disposal, Queue, QueueError},
-    telemetry::Recent,
+    telemetry::{Recent, Seldom, happening::troubles},
 };
 
 /// What dispatch asks of the catalog.
@@ -185,6 +185,7 @@ struct Inner {
     turn: Notify,
     /// A write to the queue failed since the pump's last round.
     trouble: std::sync::atomic::AtomicBool,
+    troubles: Seldom<&'static str>,
     tracker: TaskTracker,
     soft: CancellationToken,
     hard: CancellationToken,
@@ -212,6 +213,8 @@ struct Running {
     inner: Arc<Inner>,
     lane: Arc<Lane>,
     id: DeliveryId,
+    /// The lane's limits were never asked for.
+    unlimited: bool,
 }
 
 impl Running {
@@ -261,6 +264,7 @@ impl Dispatcher {
             turned: Mutex::default(),
             turn: Notify::new(),
             trouble: false.into(),
+            troubles: troubles(),
             tracker: TaskTracker::new(),
             soft: CancellationToken::new(),
             hard: CancellationToken::new(),
@@ -335,8 +339,8 @@ impl Dispatcher {
             return None;
         }
         running.insert(delivery.id, Owned { binding: delivery.binding, passed_over: false });
-        lane.began(delivery.id);
-        Some(Running { inner: Arc::clone(&self.inner), lane: Arc::clone(lane), id: delivery.id })
+        let unlimited = lane.began(delivery.id);
+        Some(Running { inner: Arc::clone(&self.inner), lane: Arc::clone(lane), id: delivery.id, unlimited })
     }
 
     /// For the pump: what runs of a function, to be left out of a look. Whatever ends after this is looked at again.
@@ -374,7 +378,12 @@ impl Deliveries for Dispatcher {
         let changed = parts.queue.hold(binding, held, parts.clock.now()).await?;
         if !held && changed > 0 {
             match parts.bindings.binding(binding).await {
-                Ok(Some(binding)) => self.wake(&binding.spec.function.to_ref()),
+                Ok(Some(binding)) => {
+                    self.wake(&binding.spec.function.to_ref());
+                    if let Some(handler) = self.handler(&binding) {
+                        self.wake(&handler);
+                    }
+                }
                 // Whose they are, the queue knows, too.
                 Ok(None) | Err(_) => self.note_backlog().await?,
             }

@@ -465,6 +465,10 @@ async fn without_a_queue_success_is_safe_and_failure_stays_with_the_source() {
     assert!(is_safe(bench.submit(no_redelivery).1).await, "it was fired though it could not be parked");
     assert!(!is_safe(bench.submit(no_redelivery).1).await);
     assert_eq!(bench.calls(), 4);
+    // A source over its bound has its events parked, which here would lose the one that never comes again.
+    assert!(is_safe(bench.submit(Plan { pressed: true, ..no_redelivery }).1).await);
+    assert!(!is_safe(bench.submit(Plan { pressed: true, ..redelivers(5_000) }).1).await);
+    assert_eq!(bench.calls(), 5);
 }
 
 #[tokio::test]

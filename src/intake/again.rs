@@ -43,7 +43,8 @@ impl Intake {
                 item.length
             ));
         }
-        let origin = Arc::new(Origin { redelivers: Redelivers::No, ..origin.clone() });
+        // Whoever brought it: the quarantine keeps it until it is safe.
+        let origin = Arc::new(Origin { redelivers: Redelivers::Yes, ..origin.clone() });
         let understood = if item.source == REJECTED_ROWS {
             self.understand_row(&item.bytes).await
         } else {

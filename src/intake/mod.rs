@@ -52,7 +52,7 @@ use crate::{
     source::{Ack, Message, Origin, Redelivers},
     telemetry::{
         Chain, Recent,
-        happening::{EventReceived, EventRepeated, LoopSuspected, MessageQuarantined, QueueTrouble},
+        happening::{EventReceived, EventRepeated, LoopSuspected, MessageQuarantined},
     },
 };
 
@@ -269,11 +269,11 @@ impl Intake {
             bytes: kept.to_vec(),
             length,
         };
-        let (queue, ack) = (Arc::clone(&self.queue), message.ack);
+        let (intake, ack) = (self.clone(), message.ack);
         tokio::spawn(async move {
-            match queue.quarantine(item).await {
+            match intake.queue.quarantine(item).await {
                 Ok(()) => ack.acknowledge(),
-                Err(error) => QueueTrouble { verb: "keep a message in quarantine", error: &error }.tell(),
+                Err(error) => intake.dispatcher.note_trouble("keep a message in quarantine", &error),
             }
         });
     }

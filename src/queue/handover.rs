@@ -3,14 +3,15 @@
 //! One row (`handed_over`) says up to which position every dead letter was looked at. Whoever looks resolves the handler
 //! function of each further letter, and has the queue park a delivery for it (with the letter's id, under an id made of
 //! it) and move the position, in one transaction. However a letter came to be, the position does not pass it
-//! unseen, and a crash before the commit leaves it to be looked at again: none is left out.
+//! unseen, and a crash before the commit leaves it to be looked at again: none is left out. In a full file it moves as far
+//! as there was room.
 //!
 //! A delivery to a handler waits, is tried again and is paced as any other. It ends by being removed: nothing that
 //! happens to it makes a dead letter, so a handler that fails is not called about its own failure.
 
 use std::sync::Arc;
 
-use sqlx::{Row, SqlitePool};
+use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use super::{
     QueueError,
@@ -79,18 +80,42 @@ pub(super) async fn unhanded(pool: &SqlitePool, limit: u32) -> Result<Unhanded, 
     Ok(unhanded)
 }
 
+/// How many of the last dead letters nobody has looked at yet.
+pub(super) async fn count_unhanded(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT COUNT(*) FROM dead_letter WHERE seq > (SELECT seq FROM handed_over WHERE one = 1)",
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Passes by what was moved here and was looked at where it comes from: all but the last `unhanded` letters.
+pub(super) async fn pass_all_but(conn: &mut SqliteConnection, unhanded: u64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE handed_over SET seq = max(seq, coalesce( \
+             (SELECT seq FROM dead_letter ORDER BY seq DESC LIMIT 1 OFFSET ?1), 0)) WHERE one = 1",
+    )
+    .bind(to_i64(unhanded))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 impl Batch<'_> {
     pub(super) async fn hand_over(&mut self, letters: &[Handover], upto: i64) -> Result<Step, sqlx::Error> {
         let mut parked = 0;
         for Handover { letter, function, now } in letters {
-            let replays: Option<u32> = sqlx::query_scalar("SELECT replays FROM dead_letter WHERE id = ?1")
-                .bind(&letter.as_bytes()[..])
-                .fetch_optional(&mut *self.conn)
-                .await?;
-            let Some(replays) = replays else { continue };
+            let found: Option<(i64, u32)> =
+                sqlx::query_as("SELECT seq, replays FROM dead_letter WHERE id = ?1")
+                    .bind(&letter.as_bytes()[..])
+                    .fetch_optional(&mut *self.conn)
+                    .await?;
+            let Some((seq, replays)) = found else { continue };
             // Its event is there already; the row itself is all that it weighs.
             let weight = Stored::OVERHEAD;
             if self.beyond(weight, self.limits.max_bytes) {
+                // Those before it are handed over, and would be again and again while there is no room for this one.
+                self.all_handed_over(seq - 1).await?;
                 return Ok(Step::Done(Err(QueueError::Full { bytes: self.used })));
             }
             let number = self.books.number(self.conn, function).await?;
@@ -114,11 +139,16 @@ impl Batch<'_> {
             }
             parked += inserted;
         }
+        self.all_handed_over(upto).await?;
+        Ok(Step::Done(Ok(Answer::Count(parked))))
+    }
+
+    async fn all_handed_over(&mut self, upto: i64) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE handed_over SET seq = max(seq, ?1) WHERE one = 1")
             .bind(upto)
             .execute(&mut *self.conn)
             .await?;
-        Ok(Step::Done(Ok(Answer::Count(parked))))
+        Ok(())
     }
 
     /// Those of these deliveries that are for handler functions.

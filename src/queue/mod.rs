@@ -362,7 +362,8 @@ pub trait Queue: Results + Send + Sync + fmt::Debug {
     async fn unhanded(&self, limit: u32) -> Result<Unhanded, QueueError>;
 
     /// Parks a delivery to a handler function for each of these letters that is still there, and notes in the same
-    /// transaction that every letter up to `upto` was looked at. Done twice it changes nothing.
+    /// transaction that every letter up to `upto` was looked at. Done twice it changes nothing. `letters` are in the order
+    /// of [`Self::unhanded`]; in a full file those that found room are handed over, and the rest is looked at again.
     async fn hand_over(&self, letters: Vec<Handover>, upto: i64) -> Result<u64, QueueError>;
 
     /// Bytes of the file in use, and its bound.

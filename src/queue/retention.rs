@@ -26,7 +26,8 @@ use crate::{
         ids::DeliveryId,
     },
     telemetry::{
-        happening::QueueTrouble,
+        Seldom,
+        happening::{QueueTrouble, troubles},
         letters::{Because, LettersDropped, LettersExpiring},
     },
 };
@@ -72,6 +73,7 @@ pub struct Sweeper {
     age: Notice<Timestamp>,
     count: Notice<i64>,
     told: Option<Duration>,
+    troubles: Seldom<&'static str>,
 }
 
 /// What was announced: everything up to a bound that moves on.
@@ -105,7 +107,15 @@ impl<T: Ord + Copy> Notice<T> {
 impl Sweeper {
     /// A sweeper that has announced nothing yet.
     pub fn new(queue: Arc<SqliteQueue>, clock: Arc<dyn Clock>, retention: Retention) -> Self {
-        Self { queue, clock, retention, age: Notice::default(), count: Notice::default(), told: None }
+        Self {
+            queue,
+            clock,
+            retention,
+            age: Notice::default(),
+            count: Notice::default(),
+            told: None,
+            troubles: troubles(),
+        }
     }
 
     /// Passes again and again until it is told to stop. A queue that fails is told of and asked again.
@@ -114,7 +124,10 @@ impl Sweeper {
         loop {
             match self.pass().await {
                 Ok(_) | Err(QueueError::Closed) => (),
-                Err(error) => QueueTrouble { verb: "look after dead letters", error: &error }.tell(),
+                Err(error) => {
+                    let now = self.clock.monotonic();
+                    QueueTrouble { verb: "look after dead letters", error: &error }.tell(&self.troubles, now);
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => (),
@@ -124,7 +137,7 @@ impl Sweeper {
     }
 
     /// One pass; how many letters were dropped.
-    pub(super) async fn pass(&mut self) -> Result<u64, QueueError> {
+    pub async fn pass(&mut self) -> Result<u64, QueueError> {
         let kept = self.queue.letters_kept().await?;
         let moment = (self.clock.monotonic(), self.retention.notice);
         let (mut ageing, mut by_age) = (0, None);

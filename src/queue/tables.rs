@@ -39,7 +39,8 @@ pub(super) const TABLES: [Table; 7] = [
     Table { name: "quarantine", number: Some("seq"), kept: &[], known: KNOWN_ITEM },
 ];
 
-/// Tables that stay: sqlx's own list of migrations, and how far this host has handed dead letters to handler functions.
+/// Tables that stay: sqlx's own list of migrations, and how far this host has handed dead letters to handler functions
+/// (of which the header says what means something elsewhere).
 #[cfg(test)]
 pub(super) const LOCAL: [&str; 2] = ["_sqlx_migrations", "handed_over"];
 

@@ -10,7 +10,8 @@
 //! **Import** is one transaction: the trailer is checked before the commit, so that a file that is cut short, damaged,
 //! foreign or from a newer version changes nothing, and a crash in the middle neither. A delivery that is here already,
 //! parked or dead, is left as it is with its attempts, so the same file can be imported again. (What was delivered here
-//! meanwhile is parked again, under the same delivery id: at least once.) The bound of the file holds, a function's
+//! meanwhile is parked again, under the same delivery id: at least once.) Dead letters that were handed to their handler
+//! functions there are not handed over again, unless some that died here still have to be. The bound of the file holds, a function's
 //! share does not: what another host has taken responsibility for is not refused.
 //!
 //! Neither goes on beside the daemon: the caller owns the state directory.
@@ -27,6 +28,7 @@ use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteRow};
 pub(super) use self::import::import;
 use super::{
     QueueError,
+    handover::count_unhanded,
     open::failed,
     tables::{Column, Kind, TABLES, Table},
 };
@@ -131,6 +133,9 @@ struct Header {
     /// The newest migration of the file it comes from.
     schema: i64,
     tables: Vec<Columns>,
+    /// How many of the last dead letters no handler function was sought for yet; none when that cannot be read.
+    #[serde(default)]
+    unhanded: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -192,8 +197,9 @@ pub(super) async fn export(conn: &mut SqliteConnection, out: impl Write) -> Resu
         columns: columns.iter().map(|column| column.name.clone()).collect(),
     });
     let schema = schema(&mut transaction).await.map_err(reading)?;
-    let header = Header { format: FORMAT.to_owned(), version: VERSION, schema, tables: tables.collect() };
-    lines.value(&header)?;
+    let (format, tables) = (FORMAT.to_owned(), tables.collect());
+    let unhanded = count_unhanded(&mut transaction).await.ok();
+    lines.value(&Header { format, version: VERSION, schema, tables, unhanded })?;
     let mut exported = Exported::default();
     for (table, columns) in TABLES.iter().zip(&columns) {
         let rows = export_table(&mut transaction, (table, columns), &mut lines, &mut exported).await?;

@@ -1,14 +1,13 @@
 //! What a source did not take in, told in one place: counted each time, logged at most once a minute for each
 //! reason.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{Origin, Redelivers};
-use crate::{domain::clock::Clock, telemetry::Metric};
+use crate::{
+    domain::clock::Clock,
+    telemetry::{Metric, Seldom},
+};
 
 /// The least time between two log lines of one reason.
 const PAUSE: Duration = Duration::from_mins(1);
@@ -70,12 +69,12 @@ impl Refusal {
 pub(super) struct Refusals {
     origin: Arc<Origin>,
     clock: Arc<dyn Clock>,
-    told: Mutex<HashMap<Refusal, Duration>>,
+    told: Seldom<Refusal>,
 }
 
 impl Refusals {
     pub(super) fn new(origin: Arc<Origin>, clock: Arc<dyn Clock>) -> Self {
-        Self { origin, clock, told: Mutex::default() }
+        Self { origin, clock, told: Seldom::once_in(PAUSE) }
     }
 
     /// Tells one. A message that nobody sends again is counted as lost, too.
@@ -87,54 +86,18 @@ impl Refusals {
         if lost {
             Metric::SourceLost.count(&[("source", source.clone())]);
         }
-        if self.is_due(refusal) {
+        if let Some(untold) = self.told.is_due(refusal, self.clock.monotonic()) {
             let what = refusal.explain();
             if lost {
                 tracing::error!(
                     source,
                     reason,
+                    untold,
                     "LOST: {what}; this source never sends again (told once a minute)"
                 );
             } else {
-                tracing::warn!(source, reason, "{what} (told once a minute)");
+                tracing::warn!(source, reason, untold, "{what} (told once a minute)");
             }
         }
-    }
-
-    fn is_due(&self, refusal: Refusal) -> bool {
-        let now = self.clock.monotonic();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = told.get(&refusal).is_none_or(|last| now.saturating_sub(*last) >= PAUSE);
-        if due {
-            told.insert(refusal, now);
-        }
-        due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::{
-        clock::{ManualClock, Timestamp},
-        event::{KeyEncoding, StorageName},
-    };
-
-    #[test]
-    fn each_reason_is_logged_once_a_minute() {
-        let clock = Arc::new(ManualClock::at(Timestamp::from_micros(0)));
-        let origin = Arc::new(Origin {
-            source: "webhook".into(),
-            storage: StorageName::new("default"),
-            encoding: KeyEncoding::Form,
-            redelivers: Redelivers::Yes,
-            ack_within: Duration::ZERO,
-        });
-        let refusals = Refusals::new(origin, clock.clone());
-        assert!(refusals.is_due(Refusal::Bound));
-        assert!(!refusals.is_due(Refusal::Bound));
-        assert!(refusals.is_due(Refusal::Unauthorized));
-        clock.advance(PAUSE);
-        assert!(refusals.is_due(Refusal::Bound));
     }
 }

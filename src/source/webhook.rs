@@ -281,7 +281,12 @@ impl Endpoint {
     ) -> Response<Empty<Bytes>> {
         match self.take(request, inbox, limits).await {
             Ok(()) | Err(Refusal::TwinDropped) => respond(StatusCode::OK),
-            Err(Refusal::Unauthorized) => respond(StatusCode::UNAUTHORIZED),
+            Err(Refusal::Unauthorized) => {
+                let mut response = respond(StatusCode::UNAUTHORIZED);
+                // Strangers keep no place of a connection by asking now and then.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
             Err(Refusal::NotFound) => respond(StatusCode::NOT_FOUND),
             Err(Refusal::Incomplete) => respond(StatusCode::REQUEST_TIMEOUT),
             Err(Refusal::Bound | Refusal::NotSafe) => {

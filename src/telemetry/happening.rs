@@ -4,7 +4,7 @@
 
 use std::{error::Error, time::Duration};
 
-use super::{Chain, Metric, Recent, RecentOutcome};
+use super::{Chain, Metric, Recent, RecentOutcome, Seldom};
 use crate::domain::{
     clock::Timestamp,
     delivery::{DeadReason, Delivery, FunctionRef},
@@ -196,11 +196,22 @@ pub struct QueueTrouble<'a> {
     pub error: &'a dyn Error,
 }
 
+/// A disk that takes nothing has this said of every event.
+const TROUBLE: Duration = Duration::from_secs(1);
+
+/// For whoever meets [`QueueTrouble`].
+pub fn troubles() -> Seldom<&'static str> {
+    Seldom::once_in(TROUBLE)
+}
+
 impl QueueTrouble<'_> {
-    /// Tells it.
-    pub fn tell(&self) {
+    /// Tells it: counts it, and logs it once a second for each thing that was wanted. `now` is monotonic.
+    pub fn tell(&self, troubles: &Seldom<&'static str>, now: Duration) {
         Metric::QueueTrouble.count(&[]);
-        tracing::error!(error = %Chain(self.error), "the queue could not {}; look at the disk", self.verb);
+        if let Some(untold) = troubles.is_due(self.verb, now) {
+            let error = Chain(self.error);
+            tracing::error!(%error, untold, "the queue could not {}; look at the disk", self.verb);
+        }
     }
 }
 

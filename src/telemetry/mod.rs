@@ -11,11 +11,13 @@ mod metric;
 mod often;
 mod recent;
 pub mod results;
+mod seldom;
 
 use std::{error::Error, fmt};
 
 pub use metric::Metric;
 pub use recent::{Recent, RecentOutcome};
+pub use seldom::Seldom;
 
 /// Shows an error with everything that caused it, in one line; for the one place where it is logged.
 #[derive(Debug)]

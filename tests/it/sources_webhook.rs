@@ -78,6 +78,7 @@ async fn wrong_token_gets_401_and_no_hint(_: Ctx) -> Result<()> {
         let answer = request(hook.address, post("/minio", header, "x")).await?;
         ensure!(answer.starts_with("http/1.1 401"), "{header}: {answer}");
         ensure!(!answer.contains("authenticate") && answer.contains("content-length: 0"), "{answer}");
+        ensure!(answer.contains("connection: close"), "a stranger keeps the connection: {answer}");
     }
     ensure!(hook.running.is_empty());
     let mut sender = Sender::connect(hook.address).await?;

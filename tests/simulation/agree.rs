@@ -5,16 +5,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde_json::value::RawValue;
 use triggerd::{
     domain::{
-        clock::Timestamp,
+        clock::{ManualClock, Timestamp},
         delivery::{DeadReason, Delivery, FunctionRef},
         event::{Event, StorageName},
         event_name::EventName,
-        ids::EventId,
+        ids::{DeliveryId, EventId},
         outcome::{Attempt, Class},
     },
     queue::{
-        DeadLetter, Disposal, LetterOffice, LetterQuery, Park, Quarantined, Queue, QueueOptions, Results,
-        Retry, SqliteQueue, Ticket, Wait,
+        Cursor, DeadLetter, Direction, Disposal, FunctionState, Handover, LetterFilter, LetterOffice,
+        LetterQuery, Park, Quarantined, Queue, QueueOptions, Results, Retention, Retry, SqliteQueue, Sweeper,
+        Ticket, UnhandedLetter, Wait,
     },
 };
 
@@ -39,7 +40,7 @@ fn delivery(number: u64) -> Delivery {
         id: EventId::of_record("default", record.as_bytes()),
         storage: StorageName::new("default"),
         bucket: "photos".into(),
-        key: format!("e{number}"),
+        key: format!("e{}", number / 2),
         name: EventName::new("s3:ObjectCreated:Put"),
         time: EPOCH,
         size: None,
@@ -65,18 +66,35 @@ fn attempt(chance: &mut Chance) -> Attempt {
     }
 }
 
-/// The answers of both, as texts.
+/// Both, and where the last page of a walk ended.
 struct Pair {
     disk: Disk,
-    queue: SqliteQueue,
+    queue: Arc<SqliteQueue>,
+    cursor: Option<Cursor>,
 }
 
 impl Pair {
     /// One verb at random; what each answered.
-    async fn verb(&mut self, chance: &mut Chance) -> (String, [String; 2]) {
+    async fn verb(&mut self, chance: &mut Chance) -> (&'static str, [String; 2]) {
+        match chance.below(10) {
+            0..6 => self.verb_on_deliveries(chance).await,
+            6 => self.hand_over(chance).await,
+            7 => self.verb_on_items(chance).await,
+            8 if chance.percent(20) => self.expire(chance).await,
+            8 => self.keep_function(chance).await,
+            _ => self.page(chance).await,
+        }
+    }
+
+    async fn verb_on_deliveries(&mut self, chance: &mut Chance) -> (&'static str, [String; 2]) {
         let (disk, queue) = (&mut self.disk, &self.queue);
         let one = delivery(chance.below(12));
-        let (id, binding, of) = (one.id, one.binding, one.function.clone());
+        let (mut id, binding, of) = (one.id, one.binding, one.function.clone());
+        // Some of it is asked of the delivery to a handler function that was made of this one's letter.
+        let handler = DeliveryId::of_letter(id, u32::try_from(chance.below(2)).unwrap());
+        if disk.rows.contains_key(&handler) && chance.percent(40) {
+            id = handler;
+        }
         let (due, held) = (at(chance.below(100)), chance.percent(30));
         let attempted = chance.percent(50).then(|| attempt(chance));
         let (name, answers) = match chance.below(20) {
@@ -93,7 +111,8 @@ impl Pair {
             7 => {
                 let attempts = attempted.into_iter().collect();
                 let (reason, detail) = (DeadReason::Permanent, "simulated".to_owned());
-                let letter = DeadLetter { delivery: one, reason, detail, died_at: due, attempts, replays: 0 };
+                let delivery = Delivery { id, letter: (id == handler).then_some(one.id), ..one };
+                let letter = DeadLetter { delivery, reason, detail, died_at: due, attempts, replays: 0 };
                 ("bury", both(&disk.bury(letter.clone()), &queue.bury(letter).await))
             }
             8 => {
@@ -107,15 +126,8 @@ impl Pair {
             10 => ("replay", both(&disk.replay(id, due), &queue.replay(id, due).await.unwrap())),
             11 => ("discard", both(&disk.discard(id), &queue.discard(id).await.unwrap())),
             12 => {
-                let item = Quarantined {
-                    source: "web".into(),
-                    received_at: due,
-                    reason: "simulated".into(),
-                    bytes: vec![1],
-                    length: 1,
-                };
-                disk.quarantine(item.clone());
-                ("quarantine", both(&(), &queue.quarantine(item).await.unwrap()))
+                let theirs = queue.parked_function(id).await.unwrap();
+                ("parked_function", both(&disk.parked_function(id), &theirs))
             }
             13 => {
                 let theirs = queue.due(&of, due, &[id], 3).await.unwrap();
@@ -141,7 +153,123 @@ impl Pair {
             }
             _ => ("next_due", both(&disk.next_due(&of, &[id]), &queue.next_due(&of, &[id]).await.unwrap())),
         };
-        (name.to_owned(), answers)
+        (name, answers)
+    }
+
+    /// Letters are looked at, and some of them handed over.
+    async fn hand_over(&mut self, chance: &mut Chance) -> (&'static str, [String; 2]) {
+        let limit = u32::try_from(chance.between(1, 4)).unwrap();
+        let (ours, theirs) = (self.disk.unhanded(limit), self.queue.unhanded(limit).await.unwrap());
+        let mut answers = both(&ours, &theirs);
+        let Some(upto) = theirs.upto.filter(|_| answers[0] == answers[1]) else {
+            return ("unhanded", answers);
+        };
+        let now = at(chance.below(100));
+        let letter = |letter: &UnhandedLetter| Handover { letter: letter.id, function: function(2), now };
+        let letters: Vec<Handover> =
+            theirs.letters.iter().filter(|_| chance.percent(60)).map(letter).collect();
+        // One that is gone meanwhile is passed by.
+        if chance.percent(20)
+            && let Some(gone) = letters.first()
+        {
+            let id = gone.letter;
+            answers = both(&self.disk.discard(id), &self.queue.discard(id).await.unwrap());
+        }
+        let ours = self.disk.hand_over(letters.clone(), upto);
+        let handed = both(&ours, &self.queue.hand_over(letters, upto).await);
+        answers.iter_mut().zip(handed).for_each(|(answer, handed)| answer.push_str(&handed));
+        ("hand_over", answers)
+    }
+
+    /// A page of letters by a filter, from the beginning or where the last one ended.
+    async fn page(&mut self, chance: &mut Chance) -> (&'static str, [String; 2]) {
+        let which = chance.below(2);
+        let filter = LetterFilter {
+            binding: chance.percent(20).then(|| binding_id(u8::try_from(which).unwrap())),
+            platform: chance.percent(20).then(|| "local".to_owned()),
+            function: chance.percent(20).then(|| format!("f{which}")),
+            reason: chance.percent(20).then_some(DeadReason::Permanent),
+            since: chance.percent(10).then(|| at(chance.below(60))),
+            until: chance.percent(10).then(|| at(chance.below(100))),
+            bucket: chance.percent(10).then(|| "photos".to_owned()),
+            key_prefix: chance.percent(10).then(|| "e1".to_owned()),
+        };
+        let direction = *chance.pick(&[Direction::NewestFirst, Direction::OldestFirst]);
+        let cursor = self.cursor.filter(|_| chance.percent(50));
+        let limit = u32::try_from(chance.between(1, 5)).unwrap();
+        let query = LetterQuery { filter, direction, cursor, limit };
+        let (ours, theirs) = (self.disk.dead_letters(&query), self.queue.dead_letters(&query).await.unwrap());
+        self.cursor = theirs.next;
+        let mut left = [0, 0];
+        if let Some(cursor) = cursor {
+            left[0] = self.disk.letters_left(&query.filter, cursor);
+            left[1] = self.queue.letters_left(&query.filter, cursor).await.unwrap();
+        }
+        let shown = [(ours, left[0]), (theirs, left[1])].map(|(page, left)| {
+            let letters: Vec<String> = page.letters.iter().map(|letter| letter_shown(Some(letter))).collect();
+            format!("{letters:?} {:?} {left}", page.next)
+        });
+        ("dead_letters", shown)
+    }
+
+    async fn verb_on_items(&mut self, chance: &mut Chance) -> (&'static str, [String; 2]) {
+        let (disk, queue) = (&mut self.disk, &self.queue);
+        let (id, now) = (chance.below(6), at(chance.below(100)));
+        match chance.below(6) {
+            0..2 => {
+                let item = Quarantined {
+                    source: "web".into(),
+                    received_at: now,
+                    reason: "simulated".into(),
+                    bytes: vec![1],
+                    length: 1,
+                };
+                disk.quarantine(item.clone());
+                ("quarantine", both(&(), &queue.quarantine(item).await.unwrap()))
+            }
+            2 => {
+                let theirs = queue.requarantine(id, "again", now).await.unwrap();
+                ("requarantine", both(&disk.requarantine(id, "again", now), &theirs))
+            }
+            3 => ("unquarantine", both(&disk.unquarantine(id), &queue.unquarantine(id).await.unwrap())),
+            4 => {
+                let ours = disk.quarantine.iter().find(|item| item.id == id);
+                ("quarantine_item", both(&ours, &queue.quarantine_item(id).await.unwrap().as_ref()))
+            }
+            _ => {
+                let before = chance.percent(50).then_some(id);
+                let theirs = queue.quarantine_page(before, 3).await.unwrap();
+                ("quarantine_page", both(&disk.quarantine_page(before, 3), &theirs))
+            }
+        }
+    }
+
+    /// The retention, all of it announced.
+    async fn expire(&mut self, chance: &mut Chance) -> (&'static str, [String; 2]) {
+        let now = at(chance.between(20, 120));
+        let age = chance.percent(60).then(|| Duration::from_secs(chance.between(10, 100)));
+        let count = chance.percent(60).then(|| chance.below(6));
+        let clock = Arc::new(ManualClock::at(now));
+        let retention = Retention { age, count, notice: Duration::ZERO };
+        let mut sweeper = Sweeper::new(Arc::clone(&self.queue), clock, retention);
+        let theirs = sweeper.pass().await.unwrap() + sweeper.pass().await.unwrap();
+        let earlier =
+            age.map(|age| Timestamp::from_micros(now.as_micros() - i64::try_from(age.as_micros()).unwrap()));
+        ("expire", both(&self.disk.expire(earlier, count), &theirs))
+    }
+
+    async fn keep_function(&mut self, chance: &mut Chance) -> (&'static str, [String; 2]) {
+        let function = function(chance.below(3));
+        let state = chance.percent(60).then(|| FunctionState {
+            function: function.clone(),
+            open_until: at(chance.below(100)),
+            opened: u32::try_from(chance.below(5)).unwrap(),
+            reason: "simulated".into(),
+        });
+        self.disk.keep_function_state(function.clone(), state.clone());
+        self.queue.keep_function_state(function, state).await.unwrap();
+        let theirs = self.queue.function_states().await.unwrap();
+        ("function_states", both(&self.disk.function_states(), &theirs))
     }
 
     /// Everything that can be read of both.
@@ -155,7 +283,7 @@ impl Pair {
             ours.push(letter_shown(self.disk.dead_letter(id).as_ref()));
             theirs.push(letter_shown(letter.as_ref()));
         }
-        for number in 0..2 {
+        for number in 0..3 {
             let (of, binding) = (function(number), binding_id(u8::try_from(number).unwrap()));
             ours.push(shown(&self.disk.due(&of, at(1_000), &[], 99)));
             theirs.push(shown(&self.queue.due(&of, at(1_000), &[], 99).await.unwrap()));
@@ -163,8 +291,12 @@ impl Pair {
             theirs.push(self.queue.parked_of(binding).await.unwrap().to_string());
         }
         let query = LetterQuery { limit: 99, ..LetterQuery::default() };
-        ours.push(ids(&self.disk.dead_letters()));
+        ours.push(ids(&self.disk.dead_letters(&query).letters));
         theirs.push(ids(&self.queue.dead_letters(&query).await.unwrap().letters));
+        ours.push(format!("{:?}", self.disk.quarantine_page(None, 99)));
+        theirs.push(format!("{:?}", self.queue.quarantine_page(None, 99).await.unwrap()));
+        ours.push(format!("{:?}", self.disk.unhanded(99)));
+        theirs.push(format!("{:?}", self.queue.unhanded(99).await.unwrap()));
         ours.push(format!("{:?}{:?}", self.disk.backlog(), self.disk.held_bindings()));
         let (backlog, held) =
             (self.queue.backlog().await.unwrap(), self.queue.held_bindings().await.unwrap());
@@ -179,7 +311,8 @@ fn both(ours: &impl std::fmt::Debug, theirs: &impl std::fmt::Debug) -> [String; 
 
 fn shown(deliveries: &[Delivery]) -> String {
     let one = |one: &Delivery| {
-        format!("{} {} {} {} {:?}", one.id, one.accepted_at, one.attempts, one.tries, one.awaiting)
+        let Delivery { id, accepted_at, attempts, tries, letter, awaiting, .. } = one;
+        format!("{id} {accepted_at} {attempts} {tries} {letter:?} {awaiting:?}")
     };
     deliveries.iter().map(one).collect::<Vec<_>>().join(",")
 }
@@ -210,7 +343,7 @@ async fn sequence(seed: u64) -> Result<u64, String> {
     let path = folder.path().join("queue.db");
     let (queue, writer) = SqliteQueue::open(&path, &QueueOptions::default()).await.unwrap();
     let writer = tokio::spawn(writer.run());
-    let mut pair = Pair { disk: Disk::new(usize::MAX, usize::MAX), queue };
+    let mut pair = Pair { disk: Disk::new(usize::MAX, usize::MAX), queue: Arc::new(queue), cursor: None };
     let (chance, mut said) = (&mut Chance::new(seed), Vec::new());
     let verbs = chance.between(1, 60);
     for _ in 0..verbs {

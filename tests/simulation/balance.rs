@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use triggerd::{
-    domain::{delivery::DeadReason, ids::DeliveryId},
+    domain::{
+        delivery::{DeadReason, Delivery, FunctionRef},
+        ids::DeliveryId,
+    },
     platform::Call,
     queue::DeadLetter,
 };
 
 use crate::{
-    books::LegState,
-    scenario::{Family, Way},
+    books::{LegState, Replay},
+    scenario::{Family, Leg, Way},
     world::State,
 };
 
@@ -19,6 +22,9 @@ const NEIGHBOURLY: Duration = Duration::from_secs(10);
 
 /// How long a delivery may be due while its function is idle, where nothing fails: far less than from sweep to sweep.
 const OVERDUE: Duration = Duration::from_secs(4);
+
+/// How much later than its permit a call may begin: its binding is looked at between the two.
+const JITTER: Duration = Duration::from_millis(20);
 
 /// For how long a binding may be held or gone until no attempt may begin.
 const HELD: Duration = Duration::from_secs(5);
@@ -35,13 +41,20 @@ impl State {
             return None;
         }
         if message.events.is_empty() {
-            let kept = !self.disk.quarantine.is_empty();
+            let kept = self.is_quarantined(&message);
             return (!kept).then(|| format!("message {leg} was acknowledged and is not in quarantine"));
         }
         // A panic in matching puts the whole message into quarantine.
-        let quarantined = self.disk.quarantine.iter().any(|item| item.bytes == crate::source::body(&message));
+        let quarantined = self.is_quarantined(&message);
         let missing = self.books.unsafe_deliveries(&message, &self.disk).filter(|_| !quarantined)?;
         Some(format!("message {leg} was acknowledged while {missing} was neither settled nor parked"))
+    }
+
+    /// Whether a message's bytes are in quarantine, or were discarded there by an operator.
+    fn is_quarantined(&self, message: &Leg) -> bool {
+        let body = crate::source::body(message);
+        self.books.given_away.contains(&body)
+            || self.disk.quarantine.iter().any(|item| item.what.bytes == body)
     }
 
     /// A source heard, by silence, that a message is not safe.
@@ -59,23 +72,41 @@ impl State {
     pub(crate) fn call_begins(&mut self, call: &Call<'_>) -> Vec<String> {
         let (delivery, binding) = (call.delivery, call.binding);
         let number = crate::source::number_of(&delivery.event.key);
+        self.books.attempts += 1;
+        let excused = self.books.events.get(&number).is_some_and(|book| book.excused);
+        let mut wrong = match delivery.letter {
+            Some(letter) => self.books.handler_called(letter, call, excused),
+            None => self.function_called(call, number, excused),
+        };
+        let unfit = self.relating.unfit_for(binding.id, self.elapsed());
+        if unfit.is_some_and(|since| since > HELD) {
+            wrong.push("its binding has been held or gone for a while".to_owned());
+        }
+        wrong.extend(self.too_many(&delivery.function));
+        let name = self.books.name(delivery.id);
+        wrong.into_iter().map(|what| format!("{name}: {what}")).collect()
+    }
+
+    /// What is wrong with a call of a binding's own function.
+    fn function_called(&mut self, call: &Call<'_>, number: u32, excused: bool) -> Vec<String> {
+        let (delivery, binding) = (call.delivery, call.binding);
         let mut wrong = Vec::new();
         let elapsed = self.elapsed();
         let on_disk = self.disk.rows.contains_key(&delivery.id);
-        let unfit = self.relating.unfit_for(binding.id, elapsed);
         let books = &mut self.books;
-        books.attempts += 1;
         let other = books.tracks.iter().find(|(id, track)| {
             **id != delivery.id && track.event == number && track.binding == binding.id.as_bytes()[0]
         });
         if other.is_some() {
             wrong.push("the delivery has another id than before".to_owned());
         }
-        let (excused, only_once) =
-            books.events.get(&number).map_or((false, false), |book| (book.excused, book.only_once));
+        let only_once = books.events.get(&number).is_some_and(|book| book.only_once);
         let track = books.track(delivery.id, number, binding.id);
         if track.running {
             wrong.push("two attempts of it at once".to_owned());
+        }
+        if track.silent_from.is_some_and(|from| elapsed > from) && !excused {
+            wrong.push("it is called though an operator had it forgotten".to_owned());
         }
         // A repeat of an event of before the restart is not known any more.
         let excused = excused || track.row_before;
@@ -89,23 +120,45 @@ impl State {
         if only_once && is_new {
             wrong.push("its source never redelivers, and it is fired before it is on disk".to_owned());
         }
-        if unfit.is_some_and(|since| since > HELD) {
-            wrong.push("its binding has been held or gone for a while".to_owned());
-        }
         track.running = true;
-        let (calling, since) = books.calling.entry(delivery.function.clone()).or_default();
-        (*calling, *since) = (*calling + 1, elapsed);
-        let of_it =
-            books.bindings.values().filter(|(one, _)| one.spec.function.to_ref() == delivery.function);
-        let most = of_it.map(|(one, _)| one.spec.concurrency).max().unwrap_or(1);
-        if *calling > most {
-            wrong.push(format!("{calling} calls of its function at once, of {most}"));
+        if track.replay == Replay::Waits {
+            track.replay = Replay::Called;
         }
         if delivery.function != binding.spec.function.to_ref() {
             wrong.push("its function changed".to_owned());
         }
-        let name = self.books.name(delivery.id);
-        wrong.into_iter().map(|what| format!("{name}: {what}")).collect()
+        wrong
+    }
+
+    /// Counts a call; what is wrong with that many.
+    fn too_many(&mut self, function: &FunctionRef) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let (elapsed, books) = (self.elapsed(), &mut self.books);
+        let room = books.room(function);
+        let busy = books.calling.entry(function.clone()).or_default();
+        busy.calls += 1;
+        if busy.calls >= room {
+            busy.full_at = elapsed;
+        }
+        let calling = busy.calls;
+        let of_it = || books.bindings.values().filter(|(one, _)| one.spec.function.to_ref() == *function);
+        let most = of_it().map(|(one, _)| one.spec.concurrency).max().unwrap_or(1);
+        if calling > most {
+            wrong.push(format!("{calling} calls of its function at once, of {most}"));
+        }
+        let called_at = books.called_at.entry(function.clone()).or_default();
+        called_at.push(elapsed);
+        // All bindings of a function have the same rate here.
+        if let Some(rate) = of_it().find_map(|(one, _)| one.spec.rate_limit) {
+            let too_many = called_at.iter().rev().zip(1_u32..).find(|(at, count)| {
+                let stretch = (elapsed.saturating_sub(**at) + JITTER).as_secs_f64();
+                f64::from(*count) > stretch.mul_add(rate, (rate / 10.0).max(1.0)) + 1e-3
+            });
+            if let Some((at, count)) = too_many {
+                wrong.push(format!("{count} calls of its function since {at:?}, at {rate} a second"));
+            }
+        }
+        wrong
     }
 
     /// The first good answer of a neighbour's function comes soon.
@@ -119,20 +172,25 @@ impl State {
             .then(|| format!("{} waited {waited:?} beside a sick function", self.books.name(id)))
     }
 
-    /// A delivery that is due, and that nobody takes up though its function is idle.
+    /// A delivery that is due, and that nobody takes up though its function has room.
     pub(crate) fn is_overdue(&self) -> Option<String> {
         let (now, elapsed) = (self.now(), self.elapsed());
         let row = self.disk.rows.values().find(|row| {
-            let (calling, since) =
-                self.books.calling.get(&row.delivery.function).copied().unwrap_or_default();
-            let idle = calling == 0 && elapsed.saturating_sub(since.max(self.life_began())) > OVERDUE;
+            let function = &row.delivery.function;
+            let busy = self.books.calling.get(function).copied().unwrap_or_default();
+            let has_room = busy.calls < self.books.room(function)
+                && elapsed.saturating_sub(busy.full_at.max(self.life_began())) > OVERDUE;
             // A function whose circuit breaker is open is asked when that time has come.
-            let asked =
-                self.disk.functions.get(&row.delivery.function).map_or(row.due, |kept| kept.open_until);
+            let asked = self.disk.functions.get(function).map_or(row.due, |kept| kept.open_until);
             let due = row.held_since.is_none() && now.since(row.due.max(asked)) > OVERDUE;
-            idle && due && self.relating.unfit_for(row.delivery.binding, elapsed).is_none()
+            has_room && due && self.relating.unfit_for(row.delivery.binding, elapsed).is_none()
         })?;
-        Some(format!("{} was due at {} and is not taken up", self.books.name(row.delivery.id), row.due))
+        Some(format!("{} was due at {} and is not taken up", self.name_of(&row.delivery), row.due))
+    }
+
+    fn name_of(&self, delivery: &Delivery) -> String {
+        let letter = delivery.letter.map(|letter| format!("letter({})", self.books.name(letter)));
+        letter.unwrap_or_else(|| self.books.name(delivery.id))
     }
 
     /// A delivery is given up; what is wrong with that.
@@ -149,6 +207,13 @@ impl State {
             DeadReason::Unbound => self.relating.unfit_for(binding.id, self.elapsed()).is_some(),
             DeadReason::Overflow => true,
         };
+        // What the disk took and denied is recorded once more, and meets what was replayed meanwhile.
+        let excused = self.books.events.get(&track.event).is_some_and(|book| book.excused);
+        let of_attempt = !matches!(letter.reason, DeadReason::TooOld | DeadReason::Unbound);
+        if track.replay != Replay::Never && excused {
+            return None;
+        }
+        let is_right = is_right && !(of_attempt && track.replay == Replay::Waits);
         let name = self.books.name(id);
         (!is_right).then(|| format!("{name} was given up as {:?}, which is not so: {track:?}", letter.reason))
     }
@@ -164,7 +229,7 @@ impl State {
         let acked =
             books.legs.iter().filter(|(leg, state)| *state == LegState::Acked && leg.way != Way::Twin);
         for (leg, _) in acked {
-            let quarantined = self.disk.quarantine.iter().any(|item| item.bytes == crate::source::body(leg));
+            let quarantined = self.is_quarantined(leg);
             for number in leg.events.iter().filter(|_| !quarantined) {
                 open.extend(self.lost(*number).map(|what| format!("{what} was acknowledged and is lost")));
             }
@@ -172,12 +237,18 @@ impl State {
         for (id, row) in &self.disk.rows {
             let paused = books.bindings.get(&row.delivery.binding).is_some_and(|(_, paused)| *paused);
             if !(row.held_since.is_some() && paused) {
-                open.push(format!("{} is still parked: due {}", books.name(*id), row.due));
+                open.push(format!("{} is still parked: due {}", self.name_of(&row.delivery), row.due));
             }
             if self.disk.dead.contains_key(id) {
                 open.push(format!("{} is parked and dead", books.name(*id)));
             }
         }
+        let replayed = books
+            .tracks
+            .iter()
+            .filter(|(id, track)| track.replay != Replay::Never && !books.is_safe(**id, track, &self.disk));
+        open.extend(replayed.map(|(id, _)| format!("{} was replayed and is lost", books.name(*id))));
+        open.extend(self.unhanded());
         let running = books.tracks.iter().filter(|(_, track)| track.running);
         open.extend(running.map(|(id, _)| format!("{} is still running", books.name(*id))));
         open
@@ -189,9 +260,7 @@ impl State {
             let found = self.books.tracks.iter().any(|(id, track)| {
                 track.event == number
                     && track.binding == binding.as_bytes()[0]
-                    && (track.answered_well > 0
-                        || self.disk.rows.contains_key(id)
-                        || self.disk.dead.contains_key(id))
+                    && self.books.is_safe(*id, track, &self.disk)
             });
             if !found {
                 return Some(format!("e{number}→b{}", binding.as_bytes()[0]));
@@ -200,10 +269,12 @@ impl State {
         None
     }
 
-    /// Deliveries by their ends, for the summary: answered well, dead, held; messages lost.
-    pub(crate) fn sums(&self) -> [u64; 4] {
+    /// Deliveries by their ends, for the summary: answered well, dead, held; messages lost; letters handed over.
+    pub(crate) fn sums(&self) -> [u64; 6] {
         let well = self.books.tracks.values().filter(|track| track.answered_well > 0).count();
         let lost = self.books.legs.iter().filter(|(_, state)| *state == LegState::Lost).count();
-        [well, self.disk.dead.len(), self.disk.rows.len(), lost].map(|count| count as u64)
+        let replayed = self.books.tracks.values().filter(|track| track.replay != Replay::Never).count();
+        let handed = self.books.handed.len();
+        [well, self.disk.dead.len(), self.disk.rows.len(), lost, handed, replayed].map(|count| count as u64)
     }
 }

@@ -181,8 +181,10 @@ impl Bindings for SimCatalog {
     async fn function_limits(&self, function: &FunctionRef) -> Option<FunctionLimits> {
         let state = self.0.state();
         let of_it = state.relating.mirror.values().filter(|one| one.spec.function.to_ref() == *function);
-        let concurrency = of_it.map(|one| one.spec.concurrency).min()?;
-        Some(FunctionLimits { concurrency, rate: None })
+        let limits =
+            of_it.map(|one| FunctionLimits { concurrency: one.spec.concurrency, rate: one.spec.rate_limit });
+        // All bindings of a function have the same rate here.
+        limits.min_by_key(|limits| limits.concurrency)
     }
 }
 

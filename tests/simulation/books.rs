@@ -10,10 +10,16 @@
 //! * what never comes again is on disk before it is fired;
 //! * the delivery of one event to one binding has one id, whatever happens;
 //! * beside a sick function its neighbour is served soon; where nothing fails, nothing that is due waits for a sweep;
-//! * given up only for the reason that is named, and never for its age near a jump of the clock.
+//! * given up only for the reason that is named, and never for its age near a jump of the clock;
+//! * what an operator had forgotten is not called again, unless its event is brought again; what is replayed does not die
+//!   again without a call;
+//! * an item leaves the quarantine when all that it causes is safe (`operator`);
+//! * no more calls in any stretch of time than the function's rate allows.
 //!
 //! At the end: every message is acknowledged or went back to a source that does not repeat (and was counted as lost);
-//! every delivery of an acknowledged message was answered well, or is a dead letter, or is held for a paused binding.
+//! every delivery of an acknowledged message was answered well, or is a dead letter, or is held for a paused binding, or
+//! was forgotten at an operator's wish; so was every delivery that was replayed, *after* that. Each dead letter was given
+//! to its handler function (`estate`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +35,12 @@ use triggerd::domain::{
 
 use crate::{
     disk::Disk,
+    estate::Handed,
     scenario::{Family, Leg, Scenario, Way},
 };
+
+/// How long an attempt may take from owning its delivery to its call.
+const CLAIMED: Duration = Duration::from_secs(2);
 
 /// Where a message on its way stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +61,16 @@ pub(crate) struct EventBook {
     pub(crate) excused: bool,
 }
 
+/// Whether a delivery was replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Replay {
+    #[default]
+    Never,
+    /// It was not called since.
+    Waits,
+    Called,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Track {
     pub(crate) event: u32,
@@ -60,10 +80,23 @@ pub(crate) struct Track {
     pub(crate) function_faults: u32,
     pub(crate) permanent: u32,
     pub(crate) broken: u32,
+    /// What is above is counted from then.
+    pub(crate) replay: Replay,
+    /// An operator had it forgotten; when it was taken from its attempt by that, at the latest.
+    pub(crate) silent_from: Option<Duration>,
     /// This life.
     pub(crate) well_now: bool,
     pub(crate) recorded_now: Option<&'static str>,
     pub(crate) row_before: bool,
+}
+
+/// How busy a function is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Busy {
+    /// Calls under way.
+    pub(crate) calls: u32,
+    /// When there was no room for another, the last time.
+    pub(crate) full_at: Duration,
 }
 
 /// The books of one run.
@@ -76,8 +109,16 @@ pub(crate) struct Books {
     pub(crate) sent: BTreeSet<usize>,
     pub(crate) events: BTreeMap<u32, EventBook>,
     pub(crate) tracks: BTreeMap<DeliveryId, Track>,
-    /// Calls under way, and since when it has been as many.
-    pub(crate) calling: BTreeMap<FunctionRef, (u32, Duration)>,
+    /// Deliveries to handler functions.
+    pub(crate) handed: BTreeMap<DeliveryId, Handed>,
+    /// Deliveries and bodies that were forgotten at somebody's wish.
+    pub(crate) forgotten: BTreeSet<DeliveryId>,
+    pub(crate) given_away: BTreeSet<Vec<u8>>,
+    pub(crate) calling: BTreeMap<FunctionRef, Busy>,
+    /// When a function was called in this life.
+    pub(crate) called_at: BTreeMap<FunctionRef, Vec<Duration>>,
+    /// Functions that refuse nothing, so that no breaker opens and no concurrency shrinks.
+    steady: BTreeSet<String>,
     pub(crate) jumped_at: Option<Duration>,
     pub(crate) attempts: u64,
     pub(crate) violations: Vec<String>,
@@ -103,7 +144,18 @@ impl Books {
             sent: BTreeSet::new(),
             events,
             tracks: BTreeMap::new(),
+            handed: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
+            given_away: BTreeSet::new(),
             calling: BTreeMap::new(),
+            called_at: BTreeMap::new(),
+            steady: plan
+                .functions
+                .iter()
+                .zip(0..)
+                .filter(|(temper, _)| temper.is_steady())
+                .map(|(_, number): (_, u32)| format!("f{number}"))
+                .collect(),
             jumped_at: None,
             attempts: 0,
             violations: Vec::new(),
@@ -112,6 +164,9 @@ impl Books {
 
     /// Which event and which binding, for a person.
     pub(crate) fn name(&self, id: DeliveryId) -> String {
+        if let Some(handed) = self.handed.get(&id) {
+            return format!("letter({})", self.name(handed.letter));
+        }
         self.tracks
             .get(&id)
             .map_or_else(|| id.to_string(), |track| format!("e{}→b{}", track.event, track.binding))
@@ -119,6 +174,10 @@ impl Books {
 
     pub(crate) fn begin_life(&mut self, disk: &Disk) {
         self.calling.clear();
+        self.called_at.clear();
+        for handed in self.handed.values_mut() {
+            handed.begin_anew();
+        }
         self.jumped_at = None;
         for (id, track) in &mut self.tracks {
             (track.running, track.well_now, track.recorded_now) = (false, false, None);
@@ -147,6 +206,16 @@ impl Books {
                 book.first_sent.get_or_insert(elapsed);
             }
         }
+        for event in self.legs[leg].0.events.clone() {
+            self.brought_again(event);
+        }
+    }
+
+    /// Its deliveries may be called whatever was forgotten before.
+    pub(crate) fn brought_again(&mut self, event: u32) {
+        for track in self.tracks.values_mut().filter(|track| track.event == event) {
+            track.silent_from = None;
+        }
     }
 
     /// Intake has looked for the bindings of an event.
@@ -172,8 +241,38 @@ impl Books {
         }
     }
 
+    /// A verb on a delivery is on disk, whatever who asked hears.
+    pub(crate) fn happened(&mut self, id: DeliveryId, verb: &'static str, value: &str) {
+        let anew = matches!((verb, value), ("discard", "true")) || (verb == "replay" && value != "None");
+        if !anew {
+            return;
+        }
+        for handed in self.handed.values_mut().filter(|handed| handed.letter == id) {
+            handed.begin_anew();
+        }
+        // What the function said yes to meanwhile is settled: its attempt, which goes on, removes whatever is there.
+        let Some(track) = self.tracks.get_mut(&id).filter(|track| !track.well_now) else { return };
+        if verb == "replay" {
+            track.recorded_now = None;
+            track.silent_from = None;
+            (track.answered_well, track.function_faults, track.permanent, track.broken) = (0, 0, 0, 0);
+            track.replay = Replay::Waits;
+        }
+    }
+
+    /// A delivery was forgotten at somebody's wish; none of its attempts may begin after `from`.
+    pub(crate) fn forgotten(&mut self, id: DeliveryId, from: Option<Duration>) {
+        self.forgotten.insert(id);
+        if let Some(track) = self.tracks.get_mut(&id) {
+            track.silent_from = Some(from.map_or(Duration::ZERO, |from| from + CLAIMED));
+        }
+    }
+
     /// A verb on a delivery is on disk and was not withheld from who asked.
     pub(crate) fn recorded(&mut self, id: DeliveryId, verb: &'static str, value: &str) {
+        if let Some(handed) = self.handed.get_mut(&id) {
+            handed.is_over |= verb == "delivered" && value == "true";
+        }
         let Some(track) = self.tracks.get_mut(&id) else { return };
         match (verb, value) {
             ("delivered" | "bury", "true") | ("park", "Overflow") => track.recorded_now = Some(verb),
@@ -198,8 +297,16 @@ impl Books {
         function: &FunctionRef,
         (class, elapsed): (Option<Class>, Duration),
     ) {
-        if let Some(calling) = self.calling.get_mut(function) {
-            *calling = (calling.0.saturating_sub(1), elapsed);
+        let room = self.room(function);
+        if let Some(busy) = self.calling.get_mut(function) {
+            if busy.calls >= room {
+                busy.full_at = elapsed;
+            }
+            busy.calls = busy.calls.saturating_sub(1);
+        }
+        let well = matches!(class, Some(Class::Ok | Class::Accepted));
+        if let Some(handed) = self.handed.get_mut(&id) {
+            handed.ended(well);
         }
         let Some(track) = self.tracks.get_mut(&id) else { return };
         track.running = false;
@@ -215,6 +322,19 @@ impl Books {
         }
     }
 
+    /// How many calls at once a function has room for, whatever it answered.
+    pub(crate) fn room(&self, function: &FunctionRef) -> u32 {
+        if !self.steady.contains(&*function.name) {
+            return 1;
+        }
+        let of_it = || self.bindings.values().filter(|(one, _)| one.spec.function.to_ref() == *function);
+        // What its rate keeps back waits beside an idle function.
+        if of_it().any(|(one, _)| one.spec.rate_limit.is_some()) {
+            return 1;
+        }
+        of_it().map(|(one, _)| one.spec.concurrency).min().unwrap_or(1)
+    }
+
     /// Whether a message may be acknowledged now; what is missing.
     pub(crate) fn unsafe_deliveries(&self, leg: &Leg, disk: &Disk) -> Option<String> {
         for number in &leg.events {
@@ -224,15 +344,21 @@ impl Books {
                     .tracks
                     .iter()
                     .find(|(_, track)| track.event == *number && track.binding == binding.as_bytes()[0]);
-                let is_safe = found.is_some_and(|(id, track)| {
-                    track.answered_well > 0 || disk.rows.contains_key(id) || disk.dead.contains_key(id)
-                });
+                let is_safe = found.is_some_and(|(id, track)| self.is_safe(*id, track, disk));
                 if !is_safe {
                     return Some(format!("e{number}→b{}", binding.as_bytes()[0]));
                 }
             }
         }
         None
+    }
+
+    /// Whether somebody has a delivery, or has had it.
+    pub(crate) fn is_safe(&self, id: DeliveryId, track: &Track, disk: &Disk) -> bool {
+        track.answered_well > 0
+            || disk.rows.contains_key(&id)
+            || disk.dead.contains_key(&id)
+            || self.forgotten.contains(&id)
     }
 
     pub(crate) fn is_over(&self, leg: usize) -> bool {

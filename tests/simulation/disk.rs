@@ -1,7 +1,7 @@
 //! What is on the simulated disk: the queue's contents, with the semantics of `queue.db`.
 //!
-//! Each verb is one method on plain maps. `agree` holds them against the real queue, verb by verb. A verb that the
-//! `Queue` trait gains is one method here and one line in `queue`.
+//! Each verb is one method on plain maps (those on dead letters and the quarantine are in `letters`). `agree` holds them
+//! against the real queue, verb by verb. A verb that the `Queue` trait gains is one method here and one line in `queue`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,30 +15,36 @@ use triggerd::{
         ids::{BindingId, DeliveryId},
         outcome::{Attempt, Class},
     },
-    queue::{
-        Backlog, DeadLetter, Disposal, FunctionState, Park, Parked, Quarantined, QueueError, Retry, Wait,
-    },
+    queue::{Backlog, DeadLetter, Disposal, FunctionState, Item, Park, Parked, QueueError, Retry, Wait},
 };
 
 /// A parked delivery.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
-    seq: u64,
+    pub(crate) seq: u64,
     pub(crate) delivery: Delivery,
     pub(crate) due: Timestamp,
     pub(crate) held_since: Option<Timestamp>,
-    attempts: Vec<Attempt>,
-    replays: u32,
+    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) replays: u32,
 }
 
 /// The queue's contents, and its bounds in rows.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) rows: BTreeMap<DeliveryId, Row>,
-    pub(crate) dead: BTreeMap<DeliveryId, (u64, DeadLetter)>,
-    pub(crate) quarantine: Vec<Quarantined>,
+    /// With their positions.
+    pub(crate) dead: BTreeMap<DeliveryId, (i64, DeadLetter)>,
+    pub(crate) quarantine: Vec<Item>,
     pub(crate) functions: BTreeMap<FunctionRef, FunctionState>,
+    /// Up to which position dead letters were looked at for their handler functions.
+    pub(crate) handed: i64,
     seq: u64,
+    letters: i64,
+    /// The number of the newest item of the quarantine.
+    pub(crate) items: u64,
+    /// No part of `queue.db`: what was just forgotten at somebody's wish, for the books.
+    pub(crate) just_forgotten: Vec<DeliveryId>,
     /// Rows that one function may have parked.
     pub(crate) share: usize,
     /// Rows and dead letters in all.
@@ -47,16 +53,32 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn new(share: usize, room: usize) -> Self {
-        let (rows, dead, quarantine) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { rows, dead, quarantine, functions: BTreeMap::new(), seq: 0, share, room }
+        Self {
+            rows: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            quarantine: Vec::new(),
+            functions: BTreeMap::new(),
+            handed: 0,
+            seq: 0,
+            letters: 0,
+            items: 0,
+            just_forgotten: Vec::new(),
+            share,
+            room,
+        }
     }
 
-    fn next_seq(&mut self) -> u64 {
+    pub(crate) fn next_seq(&mut self) -> u64 {
         self.seq += 1;
         self.seq
     }
 
-    fn is_full(&self) -> bool {
+    fn next_position(&mut self) -> i64 {
+        self.letters += 1;
+        self.letters
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
         self.rows.len() + self.dead.len() >= self.room
     }
 
@@ -81,7 +103,8 @@ impl Disk {
                 replays: 0,
                 delivery,
             };
-            self.dead.insert(letter.delivery.id, (seq, letter));
+            let position = self.next_position();
+            self.dead.insert(letter.delivery.id, (position, letter));
             return Ok(Parked::Overflow);
         }
         let held_since = held.then_some(moment);
@@ -136,6 +159,10 @@ impl Disk {
             return Ok(false);
         }
         letter.delivery.awaiting = None;
+        if self.rows.get(&id).is_some_and(|row| row.delivery.letter.is_some()) {
+            self.rows.remove(&id);
+            return Ok(false);
+        }
         if let Some(row) = self.rows.remove(&id) {
             letter.replays = letter.replays.max(row.replays);
             let mut attempts = row.attempts;
@@ -145,13 +172,9 @@ impl Disk {
         } else if self.is_full() {
             return Err(QueueError::Full { bytes: 0 });
         }
-        let seq = self.next_seq();
-        self.dead.insert(id, (seq, letter));
+        let position = self.next_position();
+        self.dead.insert(id, (position, letter));
         Ok(true)
-    }
-
-    pub(crate) fn quarantine(&mut self, item: Quarantined) {
-        self.quarantine.push(item);
     }
 
     fn waiting<'a>(
@@ -251,7 +274,9 @@ impl Disk {
             let id = delivery.id;
             delivery.awaiting = None;
             self.rows.remove(&id);
-            if disposal == Disposal::DeadLetter {
+            if disposal == Disposal::Discard || delivery.letter.is_some() {
+                self.just_forgotten.push(id);
+            } else {
                 let reason = DeadReason::Unbound;
                 let letter = DeadLetter {
                     delivery,
@@ -261,8 +286,8 @@ impl Disk {
                     attempts,
                     replays,
                 };
-                let seq = self.next_seq();
-                self.dead.insert(id, (seq, letter));
+                let position = self.next_position();
+                self.dead.insert(id, (position, letter));
             }
         }
         count
@@ -273,31 +298,8 @@ impl Disk {
         parked.or_else(|| self.dead.get(&id).map(|(_, letter)| letter.attempts.clone())).unwrap_or_default()
     }
 
-    /// Newest first.
-    pub(crate) fn dead_letters(&self) -> Vec<DeadLetter> {
-        let mut letters: Vec<&(u64, DeadLetter)> = self.dead.values().collect();
-        letters.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
-        letters.into_iter().map(|(_, letter)| letter.clone()).collect()
-    }
-
-    pub(crate) fn dead_letter(&self, id: DeliveryId) -> Option<DeadLetter> {
-        self.dead.get(&id).map(|(_, letter)| letter.clone())
-    }
-
-    pub(crate) fn replay(&mut self, id: DeliveryId, now: Timestamp) -> Option<FunctionRef> {
-        let (_, letter) = self.dead.remove(&id)?;
-        let mut delivery = letter.delivery;
-        (delivery.attempts, delivery.tries, delivery.accepted_at) = (0, 0, now);
-        let function = delivery.function.clone();
-        let seq = self.next_seq();
-        let replays = letter.replays + 1;
-        self.rows
-            .insert(id, Row { seq, delivery, due: now, held_since: None, attempts: Vec::new(), replays });
-        Some(function)
-    }
-
-    pub(crate) fn discard(&mut self, id: DeliveryId) -> bool {
-        self.dead.remove(&id).is_some()
+    pub(crate) fn parked_function(&self, id: DeliveryId) -> Option<FunctionRef> {
+        self.rows.get(&id).map(|row| row.delivery.function.clone())
     }
 
     pub(crate) fn keep_function_state(&mut self, function: FunctionRef, state: Option<FunctionState>) {

@@ -27,6 +27,7 @@ use crate::{
     bindings::{SimCatalog, mend, operate},
     chance::SimEntropy,
     handshake::{NODE, SimRelations, SimStorage, TARGET, damage, follow},
+    operator::Desk,
     platform::SimPlatform,
     queue::SimQueue,
     scenario::Family,
@@ -56,6 +57,7 @@ struct Life {
     dispatcher: Dispatcher,
     sources: Sources,
     intake: JoinHandle<()>,
+    operator: Desk,
 }
 
 /// Lives once, in a runtime of its own.
@@ -105,24 +107,7 @@ async fn run(world: &Arc<World>) -> End {
         clock: Arc::clone(&clock),
         entropy: entropy.clone(),
     });
-    let (reconciler, handle) = Reconciler::new(
-        binding::Parts {
-            relations: Arc::new(SimRelations(Arc::clone(world))),
-            drivers: ["first", "second"].map(|name| (name.to_owned(), Arc::clone(&platform))).into(),
-            storages: HashMap::from([(
-                StorageName::new("default"),
-                Storage {
-                    buckets: Arc::new(SimStorage(Arc::clone(world))),
-                    targets: vec![TARGET.to_owned()],
-                    fast_targets: Vec::new(),
-                },
-            )]),
-            deliveries: Arc::new(dispatcher.clone()),
-            clock: Arc::clone(&clock),
-            entropy,
-        },
-        Settings::new(NODE),
-    );
+    let (reconciler, handle) = reconciler(world, &platform, &dispatcher, (&clock, entropy));
     let handshake = world.plan.family == Family::Handshake;
     tokio::spawn(suspicions(suspected, (handle.clone(), dispatcher.clone(), Arc::clone(&clock)), handshake));
     if handshake {
@@ -134,29 +119,69 @@ async fn run(world: &Arc<World>) -> End {
     tokio::spawn(watch(Arc::clone(world)));
     tokio::spawn(jumps(Arc::clone(world)));
     tokio::spawn(hiccups(Arc::clone(world)));
-    let pump = {
-        let dispatcher = dispatcher.clone();
-        tokio::spawn(async move { dispatcher.run(|| ()).await })
-    };
+    if dispatcher.restore().await.is_err() {
+        return End::WorkerEnded;
+    }
+    let pump = tokio::spawn(pump(dispatcher.clone()));
     let (sender, inbox) = mpsc::channel(64);
     let intake = Intake {
         matcher: Arc::new(SimCatalog(Arc::clone(world))),
         dispatcher: dispatcher.clone(),
-        queue: Arc::new(queue),
+        queue: Arc::new(queue.clone()),
         repeats: Repeats::new(10_000),
         loops: Arc::new(Loops::default()),
         recent,
         clock,
     };
+    let desk = |intake: &Intake| Desk {
+        world: Arc::clone(world),
+        queue: queue.clone(),
+        dispatcher: dispatcher.clone(),
+        intake: intake.clone(),
+    };
+    tokio::spawn(desk(&intake).work());
+    let operator = desk(&intake);
     let intake = tokio::spawn(intake.run(inbox, || ()));
     let sources = Sources { world: Arc::clone(world), inbox: Arc::new(Mutex::new(Some(sender))) };
     sources.start();
-    let mut life = Life { world: Arc::clone(world), dispatcher, sources, intake };
+    let mut life =
+        Life { world: Arc::clone(world), dispatcher: dispatcher.clone(), sources, intake, operator };
     tokio::select! {
         biased;
         end = ended_early(pump, world) => end,
         end = life.until_over() => end,
     }
+}
+
+fn reconciler(
+    world: &Arc<World>,
+    platform: &Arc<dyn Driver>,
+    dispatcher: &Dispatcher,
+    (clock, entropy): (&Arc<dyn Clock>, Arc<SimEntropy>),
+) -> (Reconciler, Handle) {
+    let storage = Storage {
+        buckets: Arc::new(SimStorage(Arc::clone(world))),
+        targets: vec![TARGET.to_owned()],
+        fast_targets: Vec::new(),
+    };
+    let parts = binding::Parts {
+        relations: Arc::new(SimRelations(Arc::clone(world))),
+        drivers: ["first", "second"].map(|name| (name.to_owned(), Arc::clone(platform))).into(),
+        storages: HashMap::from([(StorageName::new("default"), storage)]),
+        deliveries: Arc::new(dispatcher.clone()),
+        clock: Arc::clone(clock),
+        entropy,
+    };
+    Reconciler::new(parts, Settings::new(NODE))
+}
+
+/// The pump and what goes on beside it, as one worker.
+async fn pump(dispatcher: Dispatcher) -> Result<(), QueueError> {
+    let handlers = async {
+        dispatcher.hand_over_letters().await;
+        Ok(())
+    };
+    tokio::try_join!(biased; dispatcher.run(|| ()), handlers).map(drop)
 }
 
 /// Ends when the pump does though nobody told it to: the process with it.
@@ -184,6 +209,7 @@ impl Life {
             self.world.calm();
         }
         mend(&self.world, &self.dispatcher).await;
+        self.operator.replay_all().await;
         self.settle().await;
         End::Done
     }

@@ -58,13 +58,15 @@ impl Drop for Calling<'_> {
 }
 
 impl SimPlatform {
-    fn temper(&self, binding: &Binding) -> Temper {
-        let number = binding.spec.function.function.trim_start_matches('f').parse().unwrap_or(0_usize);
-        self.0.plan.functions[number].clone()
+    fn temper(&self, function: &FunctionRef) -> Temper {
+        match function.name.strip_prefix('f').and_then(|number| number.parse::<usize>().ok()) {
+            Some(number) => self.0.plan.functions[number].clone(),
+            None => self.0.plan.handler.clone(),
+        }
     }
 
-    fn act(&self, binding: &Binding) -> (Act, std::time::Duration) {
-        let temper = self.temper(binding);
+    fn act(&self, binding: &Binding, function: &FunctionRef) -> (Act, std::time::Duration) {
+        let temper = self.temper(function);
         let state = &mut *self.0.state();
         if self.0.plan.family == Family::Handshake
             && state.relating.rules.get(&binding.id) != Some(&binding.secret.digest())
@@ -151,8 +153,8 @@ impl Driver for SimPlatform {
         for wrong in wrong {
             self.0.violation(format_args!("{wrong}"));
         }
+        let (act, delay) = self.act(call.binding, &function);
         let mut calling = Calling { world: &self.0, id, function, class: None };
-        let (act, delay) = self.act(call.binding);
         if !delay.is_zero() {
             sleep(delay).await;
         }

@@ -131,7 +131,7 @@ impl SimQueue {
     }
 
     /// Asks the writer. `about` is for the trace, and for the books: what failed may be repeated.
-    async fn write<T: Send + fmt::Debug + 'static>(
+    pub(crate) async fn write<T: Send + fmt::Debug + 'static>(
         &self,
         verb: &'static str,
         about: Option<DeliveryId>,
@@ -161,7 +161,15 @@ impl SimQueue {
                 Fate::Failed => Err(failed(verb)),
                 Fate::Committed | Fate::Lied => {
                     let state = &mut *world.state();
-                    act(&mut state.disk)
+                    let result = act(&mut state.disk);
+                    if let (Some(id), Ok(value)) = (about, &result) {
+                        state.books.happened(id, verb, &format!("{value:?}"));
+                    }
+                    let elapsed = state.elapsed();
+                    for id in std::mem::take(&mut state.disk.just_forgotten) {
+                        state.books.forgotten(id, (verb == "dispose").then_some(elapsed));
+                    }
+                    result
                 }
             };
             let name = about.map(|id| world.name(id)).unwrap_or_default();
@@ -189,7 +197,11 @@ impl SimQueue {
         self.gathered.notify_one();
     }
 
-    async fn read<T>(&self, verb: &'static str, look: impl FnOnce(&Disk) -> T) -> Result<T, QueueError> {
+    pub(crate) async fn read<T>(
+        &self,
+        verb: &'static str,
+        look: impl FnOnce(&Disk) -> T,
+    ) -> Result<T, QueueError> {
         self.world.step(verb).await;
         self.linger().await;
         let (result, fails) = {
@@ -207,6 +219,9 @@ impl SimQueue {
 
     /// Whether a delivery may be given up so.
     fn judge(&self, letter: &DeadLetter) {
+        if letter.delivery.letter.is_some() {
+            self.world.violation(format_args!("a handler's delivery was to become a dead letter"));
+        }
         let wrong = self.world.state().given_up(letter);
         if let Some(wrong) = wrong.filter(|_| !self.world.state().is_crashed()) {
             self.world.violation(format_args!("{wrong}"));
@@ -358,13 +373,12 @@ impl Queue for SimQueue {
         self.read("function_states", Disk::function_states).await
     }
 
-    // Handler functions are not simulated: no binding has one.
-    async fn unhanded(&self, _: u32) -> Result<Unhanded, QueueError> {
-        Ok(Unhanded::default())
+    async fn unhanded(&self, limit: u32) -> Result<Unhanded, QueueError> {
+        self.read("unhanded", |disk| disk.unhanded(limit)).await
     }
 
-    async fn hand_over(&self, _: Vec<Handover>, _: i64) -> Result<u64, QueueError> {
-        Ok(0)
+    async fn hand_over(&self, letters: Vec<Handover>, upto: i64) -> Result<u64, QueueError> {
+        self.write("hand_over", None, move |disk| disk.hand_over(letters, upto)).await
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {

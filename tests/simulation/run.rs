@@ -27,7 +27,7 @@ pub(crate) struct Ran {
     pub(crate) lines: u64,
     pub(crate) lives: u32,
     pub(crate) attempts: u64,
-    pub(crate) sums: [u64; 4],
+    pub(crate) sums: [u64; 6],
     pub(crate) violations: Vec<String>,
 }
 
@@ -159,12 +159,13 @@ fn campaign(start: u64, seeds: u64, budget: Option<Duration>) -> ExitCode {
     });
     let took = (clock() - began).as_secs_f64();
     let (count, sum) = total.into_inner().unwrap();
-    let [well, dead, held, lost] = sum.sums;
+    let [well, dead, held, lost, handed, replayed] = sum.sums;
     #[expect(clippy::cast_precision_loss, reason = "for a person")]
     let rate = count as f64 / took;
     say(format_args!(
         "{count} seeds in {took:.1} s ({rate:.0} seeds/s): {} lives, {} attempts; deliveries: {well} answered well, \
-         {dead} dead letters, {held} held; {lost} messages given back to a source that never repeats",
+         {dead} dead letters, {held} held, {replayed} replayed; {handed} letters given to a handler function; {lost} \
+         messages given back to a source that never repeats",
         sum.lives, sum.attempts
     ));
     let mut failed = failed.into_inner().unwrap();

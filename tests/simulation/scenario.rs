@@ -55,6 +55,11 @@ impl Temper {
         delay: (0, 20),
     };
 
+    /// Whether it never says that it is too much for it, nor seems to be away.
+    pub(crate) fn is_steady(&self) -> bool {
+        self.throttled + self.platform_fault + self.panic + self.hang == 0 && self.delay.1 < 200
+    }
+
     fn draw(chance: &mut Chance) -> Self {
         let slow = [(0, 0), (0, 5), (0, 60), (20, 40), (100, 3_000)];
         let delay = *chance.pick(&slow);
@@ -154,6 +159,12 @@ pub(crate) struct Scenario {
     /// Percent of looks at the bindings that fail or panic.
     pub(crate) unreadable: u64,
     pub(crate) max_concurrency: u32,
+    /// How a handler function behaves.
+    pub(crate) handler: Temper,
+    /// How often an operator asks for something, in milliseconds.
+    pub(crate) operator: Option<(u64, u64)>,
+    /// All that was given up is replayed once everything is well.
+    pub(crate) replayed_at_end: bool,
 }
 
 /// The numbers of bindings' ids, so that they can be read in a trace.
@@ -176,12 +187,17 @@ impl Scenario {
         let seconds = chance.between(5, 60);
         let calm_at = Duration::from_secs(seconds);
         let functions: Vec<Temper> = (0..chance.between(1, 3)).map(|_| Temper::draw(chance)).collect();
+        let rates: Vec<Option<f64>> = functions.iter().map(|_| rate(chance)).collect();
         let bindings = (1..=chance.between(1, 4))
             .map(|number| {
                 let function = chance.below(functions.len() as u64);
                 let unbound = family == Family::Handshake && chance.percent(20);
+                let mut binding = binding(u8::try_from(number).unwrap_or(1), function, family, chance);
+                binding.spec.rate_limit = rates[usize::try_from(function).unwrap_or(0)];
+                let handler = *chance.pick(&[None, None, Some("h0"), Some("h1")]);
+                binding.spec.dead_letter_function = handler.map(str::to_owned);
                 BindingPlan {
-                    binding: binding(u8::try_from(number).unwrap_or(1), function, family, chance),
+                    binding,
                     unbound_at: unbound.then(|| chance.millis((0, seconds * 1_000))),
                     stays_paused: family == Family::Storm && chance.percent(8),
                 }
@@ -198,7 +214,7 @@ impl Scenario {
             lies: if sick { chance.below(12) } else { 0 },
             unreadable: if sick { chance.below(10) } else { 0 },
             outage,
-            share: if chance.percent(10) { 3 } else { usize::MAX },
+            share: if chance.percent(15) { 3 } else { usize::MAX },
             room: if chance.percent(8) { 12 } else { usize::MAX },
         };
         let jumps = if chance.percent(20) { jumps(seconds, chance) } else { Vec::new() };
@@ -225,6 +241,9 @@ impl Scenario {
             lag: *chance.pick(&[0, 20, 500]),
             unreadable: if chance.percent(20) { chance.between(1, 10) } else { 0 },
             max_concurrency: 64,
+            handler: Temper::draw(chance),
+            operator: chance.percent(60).then(|| *chance.pick(&[(20, 400), (100, 2_000), (500, 8_000)])),
+            replayed_at_end: chance.percent(30),
         }
     }
 
@@ -271,8 +290,16 @@ impl Scenario {
             lag: 0,
             unreadable: 0,
             max_concurrency: 64,
+            handler: Temper::WELL,
+            operator: None,
+            replayed_at_end: false,
         }
     }
+}
+
+/// A rate for all bindings of one function.
+fn rate(chance: &mut Chance) -> Option<f64> {
+    if chance.percent(15) { Some(*chance.pick(&[2.0, 12.5, 60.0])) } else { None }
 }
 
 /// There and, most of the time, back again; nothing is to die of age near it.

@@ -37,6 +37,22 @@ pub(crate) fn number_of(key: &str) -> u32 {
     key.trim_start_matches('e').parse().unwrap_or(u32::MAX)
 }
 
+/// The source by which messages of this way come.
+pub(crate) fn origin(world: &World, way: Way) -> Origin {
+    let (name, redelivers) = match way {
+        Way::Yes => ("yes", Redelivers::Yes),
+        Way::No => ("no", Redelivers::No),
+        Way::Twin => ("twin", Redelivers::Twin),
+    };
+    Origin {
+        source: name.into(),
+        storage: StorageName::new("default"),
+        encoding: KeyEncoding::Form,
+        redelivers,
+        ack_within: world.plan.ack_within,
+    }
+}
+
 /// Where the sources send to; none once they are stopped.
 pub(crate) type Inbox = Arc<Mutex<Option<mpsc::Sender<Message>>>>;
 
@@ -142,18 +158,7 @@ impl Sources {
     }
 
     fn message(&self, leg: &Leg, ack: Ack) -> Message {
-        let (name, redelivers) = match leg.way {
-            Way::Yes => ("yes", Redelivers::Yes),
-            Way::No => ("no", Redelivers::No),
-            Way::Twin => ("twin", Redelivers::Twin),
-        };
-        let origin = Origin {
-            source: name.into(),
-            storage: StorageName::new("default"),
-            encoding: KeyEncoding::Form,
-            redelivers,
-            ack_within: self.world.plan.ack_within,
-        };
+        let origin = origin(&self.world, leg.way);
         let mut state = self.world.state();
         Message {
             bytes: Bytes::from(body(leg)),

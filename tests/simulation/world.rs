@@ -26,6 +26,7 @@ use crate::{
     books::Books,
     chance::Chance,
     disk::Disk,
+    operator::Walk,
     scenario::{EPOCH, Scenario},
 };
 
@@ -48,6 +49,8 @@ pub(crate) struct State {
     /// Everything is well from now on.
     pub(crate) calm: bool,
     pub(crate) life: u32,
+    /// What an operator has not come to the end of.
+    pub(crate) walk: Option<Walk>,
     trace: Trace,
     time: Time,
     steps: u64,
@@ -133,6 +136,7 @@ impl World {
             relating: Relating::new(&plan),
             calm: false,
             life: 0,
+            walk: None,
             trace: Trace { hash: 0xcbf2_9ce4_8422_2325, lines: 0 },
             time: Time { before: Duration::ZERO, began: None, jumped: 0 },
             steps: 0,

@@ -52,6 +52,7 @@ async fn nobody_gets_in_without_a_token() {
             answer.problem(401, "unauthorized");
             assert!(answer.headers[header::WWW_AUTHENTICATE].to_str().unwrap().starts_with("Bearer"));
             assert!(!answer.text.contains(OPERATOR));
+            assert_eq!(answer.headers[header::CONNECTION], "close");
         }
     }
     let basic = http::Request::get("/v1/bindings").header(header::AUTHORIZATION, "Basic b3A6b3A=");

@@ -100,6 +100,35 @@ async fn queue_that_is_moved_arrives_whole_and_a_second_time_changes_nothing() {
 }
 
 #[tokio::test]
+async fn letters_that_were_handed_over_there_are_not_handed_over_here() {
+    let f = full().await;
+    let upto = f.queue.unhanded(2).await.unwrap().upto.unwrap();
+    f.queue.hand_over(Vec::new(), upto).await.unwrap();
+    let old = stopped(f).await;
+    let (text, _) = export(old.path()).await;
+    let unhanded = async |dir: &Path| {
+        let options = QueueOptions::default();
+        let (queue, writer) = SqliteQueue::open(&dir.join("queue.db"), &options).await.unwrap();
+        let writer = tokio::spawn(writer.run());
+        let letters = queue.unhanded(9).await.unwrap().letters;
+        queue.close().await;
+        writer.await.unwrap();
+        letters.iter().map(|letter| letter.id).collect::<Vec<_>>()
+    };
+    let new = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        import(new.path(), &text).await.unwrap();
+        assert_eq!(unhanded(new.path()).await, [delivery(8, "h").id]);
+    }
+    // Where letters of our own wait, none of them may be passed by.
+    let f = Fixture::new().await;
+    f.queue.bury(letter(delivery(20, "h"), at(6))).await.unwrap();
+    let busy = stopped(f).await;
+    import(busy.path(), &text).await.unwrap();
+    assert_eq!(unhanded(busy.path()).await.len(), 4);
+}
+
+#[tokio::test]
 async fn what_is_here_already_is_left_as_it_is() {
     let old = stopped(full().await).await;
     let (text, _) = export(old.path()).await;

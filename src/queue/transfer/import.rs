@@ -10,6 +10,7 @@ use sqlx::{Connection, SqliteConnection};
 use super::{Count, FORMAT, Header, Imported, Trailer, TransferError, VERSION, hex, schema};
 use crate::queue::{
     batch::used_bytes,
+    handover::{count_unhanded, pass_all_but},
     open::failed,
     tables::{Column, TABLES},
 };
@@ -33,7 +34,8 @@ pub(in crate::queue) async fn import(
 ) -> Result<Imported, TransferError> {
     let mut lines = Incoming { from, hash: Sha256::new(), line: 0, text: Vec::new() };
     let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await.map_err(writing)?;
-    let columns = header(&mut lines, &mut transaction).await?;
+    let (columns, unhanded) = header(&mut lines, &mut transaction).await?;
+    let ours_unhanded = count_unhanded(&mut transaction).await.map_err(writing)?;
     note_quarantine(&mut transaction).await.map_err(writing)?;
     let mut taken = Taken { counts: vec![0; TABLES.len()], new: vec![0; TABLES.len()], max_bytes };
     let mut batch = Batch { table: 0, json: String::from("["), rows: 0 };
@@ -61,6 +63,10 @@ pub(in crate::queue) async fn import(
         });
     }
     forget_unneeded(&mut transaction).await.map_err(writing)?;
+    // One position is kept: where ours are before it, theirs are handed over once more.
+    if let (Some(unhanded), 0) = (unhanded, ours_unhanded) {
+        pass_all_but(&mut transaction, unhanded).await.map_err(writing)?;
+    }
     transaction.commit().await.map_err(writing)?;
     let counts: u64 = taken.counts.iter().sum();
     let new: u64 = taken.new.iter().sum();
@@ -69,11 +75,11 @@ pub(in crate::queue) async fn import(
     Ok(Imported { rows, left: counts - new })
 }
 
-/// Reads the header; the columns of each table as the export has them.
+/// Reads the header: the columns of each table as the export has them, and how many letters are not handed over.
 async fn header<R: BufRead>(
     lines: &mut Incoming<R>,
     conn: &mut SqliteConnection,
-) -> Result<Vec<Vec<Column>>, TransferError> {
+) -> Result<(Vec<Vec<Column>>, Option<u64>), TransferError> {
     if !lines.next()? {
         return Err(TransferError::Truncated { line: 0 });
     }
@@ -100,7 +106,7 @@ async fn header<R: BufRead>(
             columns[at].push(column.clone());
         }
     }
-    Ok(columns)
+    Ok((columns, header.unhanded))
 }
 
 /// Which table the line is a row of; that it is one.

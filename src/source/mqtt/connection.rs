@@ -96,6 +96,7 @@ impl Ended {
             Self::Broken(Broken::TakenOver) => Cause::TakenOver,
             Self::Broken(Broken::Closed) => Cause::Closed,
             Self::Broken(Broken::Ended { .. } | Broken::Failed(_)) | Self::NoAnswer => Cause::Lost,
+            Self::NotSafe | Self::Full => Cause::HeldBack,
             _ => Cause::Other,
         }
     }

@@ -1,9 +1,10 @@
 //! When to connect again, as a pure value: exponential with full jitter, and long when another client has our id.
 //!
 //! A broker that is away, or a way to it that breaks, is tried again within seconds for as long as it lasts: events wait
-//! for it, and an attempt costs next to nothing. A broker that answers and wants none of us, or that gave us what we
-//! could not make safe, is left alone for longer. Three short connections in a row may be a second client of our id or
-//! a bad network; the pause is between the two.
+//! for it, and an attempt costs next to nothing. So is one that gave us what we could not make safe or take in: behind
+//! that wait the events of functions that are well (docs/adr/0080). A broker that answers and wants none of us is left
+//! alone for longer. Three short connections in a row may be a second client of our id or a bad network; the pause is
+//! between the two.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const TAKEOVER_WAIT: Duration = Duration::from_secs(30);
 /// The same after one that is only inferred.
 const SUSPICION_WAIT: Duration = Duration::from_secs(5);
 
-/// The longest pause while the broker cannot be reached.
+/// The longest pause while the broker cannot be reached, or we are held back.
 const AWAY_WAIT_MS: u64 = 3_000;
 
 const POLICY: RetryPolicy = RetryPolicy { max_attempts: 1, first_wait_ms: 500, max_wait_ms: 30_000 };
@@ -35,6 +36,8 @@ pub(super) enum Cause {
     Closed,
     /// There was no connection to be had, or it broke.
     Lost,
+    /// It gave us what we could not make safe, or take in.
+    HeldBack,
     /// Anything else.
     Other,
 }
@@ -73,7 +76,7 @@ impl Reconnect {
         let wait = match cause {
             Cause::TakenOver => once_to_twice(TAKEOVER_WAIT),
             _ if taken_over => once_to_twice(SUSPICION_WAIT),
-            Cause::Closed | Cause::Lost => {
+            Cause::Closed | Cause::Lost | Cause::HeldBack => {
                 jittered(RetryPolicy { max_wait_ms: AWAY_WAIT_MS, ..POLICY }, self.tries)
             }
             Cause::Other => jittered(POLICY, self.tries),
@@ -99,8 +102,8 @@ mod tests {
     }
 
     #[test]
-    fn broker_that_is_away_is_tried_again_within_seconds_however_long_it_was() {
-        for cause in [Cause::Lost, Cause::Closed] {
+    fn broker_that_is_away_or_full_disk_is_tried_again_within_seconds_however_long_it_was() {
+        for cause in [Cause::Lost, Cause::Closed, Cause::HeldBack] {
             let mut reconnect = Reconnect::default();
             let mut wait = || reconnect.after(cause, None, u64::MAX).wait.as_millis();
             assert_eq!([(); 6].map(|()| wait()), [499, 999, 1_999, 2_999, 2_999, 2_999]);

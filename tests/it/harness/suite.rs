@@ -69,11 +69,11 @@ impl Test {
 
     /// Runs it on a runtime of its own.
     pub(crate) fn run(self) -> Result<()> {
-        let folder = Arc::new(tempfile::Builder::new().prefix("triggerd-it-").tempdir()?);
+        let ctx = Ctx::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let Self { name, limit, body, .. } = self;
         let outcome = runtime.block_on(async {
-            tokio::time::timeout(limit, body(Ctx { folder }))
+            tokio::time::timeout(limit, body(ctx))
                 .await
                 .unwrap_or_else(|_| Err(anyhow!("{name} took longer than its limit of {limit:?}")))
         });
@@ -92,6 +92,11 @@ impl Ctx {
     /// The test's own empty folder (absolute).
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// An empty folder.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { folder: Arc::new(tempfile::Builder::new().prefix("triggerd-it-").tempdir()?) })
     }
 }
 

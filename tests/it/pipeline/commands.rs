@@ -115,9 +115,10 @@ pub(crate) async fn what_needs_the_daemon_stopped_or_running_says_so(ctx: Ctx) -
 }
 
 /// A config with one mistake of each kind; with words that the report of each must contain.
-fn broken(folder: &Path, port: u16) -> (String, [&'static str; 11]) {
+fn broken(folder: &Path, port: u16) -> (String, [&'static str; 12]) {
     let config = format!(
-        "[node]\nname = \"a b\"\nstate_dir = \"{}\"\n[queue]\nmax_bytes = 1\nsurprise = 2\n[admin]\nlisten = \"127.0.0.1:{port}\"\n\
+        "[node]\nname = \"a b\"\nstate_dir = \"{}\"\n[queue]\nmax_bytes = 1\nsurprise = 2\n\
+         [relations]\nurl = \"mysql://a@b:99999/c\"\n[admin]\nlisten = \"127.0.0.1:{port}\"\n\
          token = \"short\"\n[storages.one]\nendpoint = \"nonsense\"\naccess_key = \"a\"\nsecret_key = \"b\"\ntargets = [\"x\"]\n\
          [platforms.p]\ndriver = \"rules\"\nurl = \"ftp://p\"\ntoken = \"abcdefghijklmnopqrst\"\n\
          [sources.a]\ntype = \"webhook\"\nlisten = \"127.0.0.1:{port}\"\nredelivers = \"maybe\"\n\
@@ -129,6 +130,7 @@ fn broken(folder: &Path, port: u16) -> (String, [&'static str; 11]) {
         "node.name",
         "queue",
         "surprise",
+        "relations.url",
         "admin",
         "storages.one.endpoint",
         "storages.one.targets",
@@ -162,6 +164,7 @@ pub(crate) async fn a_broken_config_is_refused_with_everything_that_is_wrong(ctx
     let fails = report["findings"].as_array().context("no findings")?;
     let remedies = fails.iter().filter(|one| one["level"] == "fail").all(|one| one["remedy"].is_string());
     ensure!(report["ok"] == false && remedies && fails.len() >= places.len(), "{report}");
+    ensure!(fails.iter().all(|one| one["part"] != "relations"), "what is no URL is told of twice: {report}");
     for (text, word) in [("[node", "TOML"), ("", "storages")] {
         fs::write(&path, text)?;
         let output = run(&["check"])?;

@@ -1,12 +1,13 @@
 //! Results of asynchronous calls that a binding asks for, on the real daemon and the real platform: taken, failed, missing,
 //! late, forged; across `kill -9` of either.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
+use triggerd::domain::clock::{Clock as _, SystemClock};
 
 use super::world::{Plan, SOON, World, noting};
 use crate::harness::{
@@ -122,8 +123,7 @@ impl Accepted {
     }
 
     async fn send(&self, url: &str, body: &str, secret: &str) -> Result<u16> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-        let seconds = i64::try_from(now.as_secs())?;
+        let seconds = SystemClock::new().now().as_seconds();
         let signature = Webhook::new(secret)?.sign(&self.delivery, seconds, body.as_bytes())?;
         let request = reqwest::Client::builder().no_proxy().build()?.post(url);
         let request = request
@@ -360,6 +360,6 @@ async fn a_result_sent_to_another_daemon_is_told_where_it_belongs(ctx: Ctx) -> R
     let status = accepted.send(&url, &succeeded().to_string(), &accepted.secret).await?;
     ensure!(status == 421, "{status}");
     fs::remove_file(world.platform.file("hold"))?;
-    tokio::time::timeout(Duration::from_secs(60), second.stop()).await??;
+    second.stop().await?;
     world.daemon.stop().await
 }

@@ -32,7 +32,8 @@ impl Function {
         }
     }
 
-    fn is_owed(self, key: &str) -> bool {
+    /// Whether an event of this key fires it, where it is bound.
+    fn is_fired_by(self, key: &str) -> bool {
         self != Self::Broken || key.starts_with(FATAL)
     }
 }
@@ -60,13 +61,33 @@ pub(super) struct Totals {
     pub(super) duplicates: usize,
 }
 
-/// Times of some events from their yes to a function, ascending.
+/// How long some events took.
+#[derive(Debug, Default)]
+pub(super) struct Spans {
+    /// From sending to the yes.
+    pub(super) answer: Latencies,
+    /// From the yes to the function; none where the function was called before.
+    pub(super) since_yes: Latencies,
+    /// From sending to the function.
+    pub(super) since_sent: Latencies,
+}
+
+/// Times, ascending.
 #[derive(Debug, Default)]
 pub(super) struct Latencies(Vec<Duration>);
 
 impl Latencies {
-    /// The time that this share of them did not exceed.
-    pub(super) fn quantile(&self, share: f64) -> Option<Duration> {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The time that this share of them did not exceed, in milliseconds, or a dash where there are none.
+    pub(super) fn millis(&self, share: f64) -> String {
+        self.quantile(share).map_or("-".into(), |time| format!("{:.1}", time.as_secs_f64() * 1_000.0))
+    }
+
+    fn quantile(&self, share: f64) -> Option<Duration> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -104,21 +125,29 @@ impl State {
 }
 
 /// The books of one run.
-#[derive(Debug, Default)]
-pub(super) struct Books(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Books {
+    functions: &'static [Function],
+    state: Mutex<State>,
+}
 
 impl Books {
+    /// Books of these functions.
+    pub(super) fn of(functions: &'static [Function]) -> Self {
+        Self { functions, state: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody has just said yes to an event that was sent then.
     pub(super) fn offered(&self, key: &str, sent: Instant) {
         let mut state = self.lock();
         state.offered.insert(key.to_owned(), Offer { sent, at: Instant::now() });
-        for function in Function::ALL {
-            if function.is_owed(key) && !state.is_paid(function, key) {
-                state.owed.insert((function, key.to_owned()));
+        for function in self.functions {
+            if function.is_fired_by(key) && !state.is_paid(*function, key) {
+                state.owed.insert((*function, key.to_owned()));
             }
         }
     }
@@ -146,9 +175,19 @@ impl Books {
         state.letters.insert(entry)
     }
 
+    /// Whether this function is among them.
+    pub(super) fn has(&self, function: Function) -> bool {
+        self.functions.contains(&function)
+    }
+
     /// What is owed.
     pub(super) fn owed(&self) -> Vec<(Function, String)> {
         self.lock().owed.iter().cloned().collect()
+    }
+
+    /// How much is owed.
+    pub(super) fn owes(&self) -> usize {
+        self.lock().owed.len()
     }
 
     /// Gives up what is owed: it is lost.
@@ -175,30 +214,25 @@ impl Books {
         }
     }
 
-    /// How long the events with this prefix that were offered from `from` to `until` took to this function: from the
-    /// yes, and from the moment when they were sent.
-    pub(super) fn latencies(
-        &self,
-        function: Function,
-        prefix: &str,
-        (from, until): (Instant, Instant),
-    ) -> (Latencies, Latencies) {
-        let state = self.lock();
-        let Some(calls) = state.calls.get(&function) else { return Default::default() };
-        let (mut since_yes, mut since_sent) = (Vec::new(), Vec::new());
+    /// How long the events with this prefix that were offered from `from` to `until` took to this function.
+    pub(super) fn spans(&self, function: Function, prefix: &str, (from, until): (Instant, Instant)) -> Spans {
+        let (state, mut spans) = (self.lock(), Spans::default());
+        let Some(calls) = state.calls.get(&function) else { return spans };
         for (key, offer) in &state.offered {
             if key.starts_with(prefix)
                 && offer.at >= from
                 && offer.at <= until
                 && let Some(called) = calls.first.get(key)
             {
-                since_yes.push(called.saturating_duration_since(offer.at));
-                since_sent.push(called.saturating_duration_since(offer.sent));
+                spans.answer.0.push(offer.at.saturating_duration_since(offer.sent));
+                spans.since_yes.0.push(called.saturating_duration_since(offer.at));
+                spans.since_sent.0.push(called.saturating_duration_since(offer.sent));
             }
         }
-        since_yes.sort_unstable();
-        since_sent.sort_unstable();
-        (Latencies(since_yes), Latencies(since_sent))
+        for latencies in [&mut spans.answer, &mut spans.since_yes, &mut spans.since_sent] {
+            latencies.0.sort_unstable();
+        }
+        spans
     }
 
     /// How long after `lifted` this function was called again for keys with this prefix at `rate` a second, counted over

@@ -2,14 +2,25 @@
 //!
 //! A fault breaks something, holds it broken for a while, and mends it; nothing waits for the daemon to come to terms
 //! with it, which is what is measured. To add one: a variant, its words in the table, and its arm in `strike`.
-//! (Faults of the disk belong here too, once the daemon's state directory can be made to fail from outside.)
+//!
+//! **A full disk** lies under the daemon's state directory only ([`disk_faults`](super::super::disk_faults)). A daemon
+//! that is started on one may end by itself, as it may under systemd: there as here it is started again a second later.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
 use super::site::Site;
 use crate::harness::proxy::{Mode, Proxy};
+
+/// No fault is held for less, unless the longest time is.
+const SHORTEST: Duration = Duration::from_secs(2);
+
+/// After how long systemd starts a daemon that has ended.
+const RESTART: Duration = Duration::from_secs(1);
 
 /// Longest time between the start of the daemon and its death, at the random points.
 const LIFE: Duration = Duration::from_millis(2_500);
@@ -32,6 +43,28 @@ pub(super) enum Path {
     Database,
 }
 
+/// What the disk of the queue does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// No write, for want of room.
+    Full,
+    /// No flush.
+    Fails,
+    /// Each flush takes two seconds.
+    Slow,
+}
+
+impl Trouble {
+    /// As `disk_faults.c` reads it.
+    fn command(self) -> &'static str {
+        match self {
+            Self::Full => "all 28 0",
+            Self::Fails => "sync 5 0",
+            Self::Slow => "sync 0 2000",
+        }
+    }
+}
+
 /// What can go wrong.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
@@ -47,8 +80,31 @@ pub(super) enum Fault {
     Restart,
     /// The way is spoilt for a while.
     Spoil(Path, Mode),
-    /// The platform hangs, the broker and MinIO are killed, the database is frozen, and the daemon is killed.
+    /// The disk of the queue is in trouble for a while.
+    Disk(Trouble),
+    /// The platform hangs, the broker and MinIO are killed, the database is frozen, the disk is full, and the daemon is
+    /// killed.
     Everything,
+}
+
+impl Fault {
+    /// How long it is held, of the longest time: less where all of it would show no more. What runs into somebody's
+    /// timeouts and keep-alives (of a minute and less) gets the whole time, what fails at once half of it, and what is
+    /// only slow a quarter.
+    pub(super) fn held(self, longest: Duration) -> Duration {
+        let quarters = match self {
+            Self::Freeze(Part::Database) | Self::Kill(_) | Self::Spoil(_, Mode::Silent) => 2,
+            Self::Freeze(_) | Self::Disk(Trouble::Full) | Self::Everything => 4,
+            Self::None | Self::Spoil(..) | Self::Disk(_) => 1,
+            Self::Kills(_) | Self::Restart => return Duration::ZERO,
+        };
+        (longest * quarters / 4).max(longest.min(SHORTEST))
+    }
+
+    /// About how long it takes when it is held for so long, without coming to terms with it.
+    pub(super) fn takes(self, held: Duration) -> Duration {
+        if let Self::Kills(times) = self { LIFE / 2 * times } else { held }
+    }
 }
 
 impl fmt::Display for Part {
@@ -91,6 +147,15 @@ impl fmt::Display for Fault {
                 Mode::Silent => write!(out, "{path}: silent"),
                 Mode::Refuse => write!(out, "{path}: refused"),
             },
+            Self::Disk(trouble) => write!(
+                out,
+                "queue's disk {}",
+                match trouble {
+                    Trouble::Full => "full",
+                    Trouble::Fails => "fails to flush",
+                    Trouble::Slow => "flushes in 2 s",
+                }
+            ),
             Self::Everything => write!(out, "all at once"),
         }
     }
@@ -121,6 +186,12 @@ impl Site {
                 tokio::time::sleep(hold).await;
                 self.proxy(path)?.set(Mode::Pass);
             }
+            Fault::Disk(trouble) => {
+                self.disk.set(trouble.command())?;
+                tokio::time::sleep(hold).await;
+                self.world.daemon.must_run()?;
+                self.disk.heal()?;
+            }
             Fault::Everything => self.break_everything(hold).await?,
         }
         Ok(())
@@ -142,13 +213,29 @@ impl Site {
         self.pause(Part::Database)?;
         self.kill(Part::Mosquitto).await?;
         self.kill(Part::Minio).await?;
+        self.disk.set(Trouble::Full.command())?;
         self.kill(Part::Daemon).await?;
         self.revive(Part::Daemon).await?;
-        tokio::time::sleep(hold).await;
+        let until = Instant::now() + hold;
+        while Instant::now() < until {
+            tokio::time::sleep(RESTART.min(hold)).await;
+            self.start_if_ended()?;
+        }
+        self.disk.heal()?;
         self.revive(Part::Minio).await?;
         self.resume(Part::Database)?;
         self.revive(Part::Mosquitto).await?;
-        self.resume(Part::Platform)
+        self.resume(Part::Platform)?;
+        self.start_if_ended()
+    }
+
+    /// As systemd does.
+    pub(super) fn start_if_ended(&mut self) -> Result<()> {
+        if self.world.daemon.must_run().is_err() {
+            self.restarts += 1;
+            self.world.daemon.launch()?;
+        }
+        Ok(())
     }
 
     fn proxy(&self, path: Path) -> Result<&Proxy> {

@@ -7,15 +7,19 @@
 //! printed, never asserted.
 //!
 //! **Two forms.** The short one is part of `make test`; `make torture` (`TRIGGERD_TORTURE=full`) strikes every fault of
-//! the list, holds each for up to a minute, and kills the daemon at 100 points. Both print a table. `TRIGGERD_TORTURE_SEED`
-//! repeats the random points, `TRIGGERD_TORTURE_HOLD` sets the seconds that a fault is held, `TRIGGERD_TORTURE_RATE`
-//! the events a second, and what `TRIGGERD_TORTURE_TABLE` names gets the tables in Markdown.
+//! the list, holds each for up to a minute (`Fault::held`), and kills the daemon at 100 points. Both print a table, and
+//! before each fault where the run is. `TRIGGERD_TORTURE_SEED` repeats the random points, `TRIGGERD_TORTURE_HOLD` sets the
+//! seconds that a fault is held at most, `TRIGGERD_TORTURE_KILLS` the points, `TRIGGERD_TORTURE_RATE` the events a second;
+//! `TRIGGERD_TORTURE_ONLY` strikes only faults whose words have this text in them, and what `TRIGGERD_TORTURE_TABLE` names
+//! gets the tables in Markdown.
 
 #![expect(clippy::disallowed_methods, reason = "it measures")]
 
 mod books;
 mod faults;
+mod latency;
 mod load;
+mod overflow;
 mod site;
 mod table;
 mod twins;
@@ -29,10 +33,16 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::{
     books::Function,
-    faults::{Fault, Part, Path},
+    faults::{Fault, Part, Path, Trouble},
+    latency::functions_are_called_soon_after_an_upload_by_each_leg,
     load::{FATAL_ONE_IN, Load, PUBLISHED, Rates, UPLOADED},
+    overflow::what_minio_drops_behind_a_frozen_daemon_is_all_that_is_missing,
     site::{Design, Site, Targets},
     table::{Row, Table},
+    twins::{
+        deployed_twin_targets_lose_nothing_when_the_daemon_dies_or_freezes,
+        twin_targets_lose_nothing_when_the_daemon_dies_or_freezes,
+    },
 };
 use crate::harness::{
     database::Engine,
@@ -41,20 +51,28 @@ use crate::harness::{
     wait::wait_for,
 };
 
-use twins::twin_targets_lose_nothing_when_the_daemon_dies_or_freezes;
-
 /// What is still owed after so long without progress is lost.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long it takes to come to terms with a fault, as long as nothing is known of it.
+const SETTLING: Duration = Duration::from_secs(8);
 
 /// How long it is watched whether the offered rate is reached again.
 const WATCH: Duration = Duration::from_secs(30);
 
 pub(crate) fn tests() -> Vec<Test> {
-    let tests = tests! {
+    let mut tests = tests! {
         [Minio, Mosquitto, MySql] nothing_is_lost_whatever_is_broken_under_load within 900;
         [Minio, Mosquitto, MariaDb] nothing_is_lost_when_mariadb_is_broken_under_load within 600;
         [Minio, Mosquitto] twin_targets_lose_nothing_when_the_daemon_dies_or_freezes within 600;
+        [Minio, Mosquitto] functions_are_called_soon_after_an_upload_by_each_leg within 300;
     };
+    if is_full() {
+        tests.extend(tests! {
+            [Minio, Mosquitto] deployed_twin_targets_lose_nothing_when_the_daemon_dies_or_freezes;
+            [Minio, Mosquitto] what_minio_drops_behind_a_frozen_daemon_is_all_that_is_missing;
+        });
+    }
     let hours = Duration::from_hours(6);
     let patient = |test: Test| if is_full() { test.within(hours) } else { test };
     tests.into_iter().map(patient).collect()
@@ -73,7 +91,7 @@ fn number(name: &str, default: u64) -> Result<u64> {
     }
 }
 
-/// How long a fault is held.
+/// How long a fault is held at most.
 fn hold() -> Result<Duration> {
     Ok(Duration::from_secs(number("TRIGGERD_TORTURE_HOLD", if is_full() { 60 } else { 2 })?))
 }
@@ -93,48 +111,62 @@ fn seed() -> Result<u64> {
     Ok(seed)
 }
 
+/// At how many random points the daemon is killed.
+fn kills(default: u32) -> Result<Fault> {
+    Ok(Fault::Kills(u32::try_from(number("TRIGGERD_TORTURE_KILLS", default.into())?)?))
+}
+
 async fn nothing_is_lost_whatever_is_broken_under_load(ctx: Ctx) -> Result<()> {
-    let late = Mode::Delay { fixed: Duration::from_millis(200), jitter: Duration::from_millis(200) };
-    let mut faults = vec![
-        Fault::None,
-        Fault::Kills(if is_full() { 100 } else { 8 }),
-        Fault::Kill(Part::Mosquitto),
-        Fault::Spoil(Path::Broker, Mode::Cut { one_in: 20 }),
-        Fault::Freeze(Part::Platform),
-        Fault::Spoil(Path::Platform, Mode::Cut { one_in: 20 }),
-        Fault::Freeze(Part::Database),
-        Fault::Everything,
-    ];
-    if is_full() {
-        faults.splice(
-            2..7,
-            [
-                Fault::Restart,
-                Fault::Freeze(Part::Daemon),
-                Fault::Freeze(Part::Mosquitto),
-                Fault::Kill(Part::Mosquitto),
-                Fault::Spoil(Path::Broker, late),
-                Fault::Spoil(Path::Broker, Mode::Limit(40_000)),
-                Fault::Spoil(Path::Broker, Mode::Cut { one_in: 20 }),
-                Fault::Spoil(Path::Broker, Mode::Silent),
-                Fault::Spoil(Path::Broker, Mode::Refuse),
-                Fault::Freeze(Part::Minio),
-                Fault::Kill(Part::Minio),
-                Fault::Freeze(Part::Platform),
-                Fault::Kill(Part::Platform),
-                Fault::Spoil(Path::Platform, late),
-                Fault::Spoil(Path::Platform, Mode::Limit(40_000)),
-                Fault::Spoil(Path::Platform, Mode::Cut { one_in: 20 }),
-                Fault::Spoil(Path::Platform, Mode::Silent),
-                Fault::Spoil(Path::Platform, Mode::Refuse),
-                Fault::Freeze(Part::Database),
-                Fault::Kill(Part::Database),
-                Fault::Spoil(Path::Database, late),
-                Fault::Spoil(Path::Database, Mode::Silent),
-            ],
-        );
-    }
+    let faults = if is_full() {
+        every_fault()?
+    } else {
+        vec![
+            Fault::None,
+            kills(8)?,
+            Fault::Kill(Part::Mosquitto),
+            Fault::Spoil(Path::Broker, Mode::Cut { one_in: 20 }),
+            Fault::Freeze(Part::Platform),
+            Fault::Spoil(Path::Platform, Mode::Cut { one_in: 20 }),
+            Fault::Freeze(Part::Database),
+            Fault::Disk(Trouble::Full),
+            Fault::Everything,
+        ]
+    };
     torture(&ctx, Engine::MySql, &faults).await
+}
+
+fn every_fault() -> Result<Vec<Fault>> {
+    let late = Mode::Delay { fixed: Duration::from_millis(200), jitter: Duration::from_millis(200) };
+    Ok(vec![
+        Fault::None,
+        kills(100)?,
+        Fault::Restart,
+        Fault::Freeze(Part::Daemon),
+        Fault::Freeze(Part::Mosquitto),
+        Fault::Kill(Part::Mosquitto),
+        Fault::Spoil(Path::Broker, late),
+        Fault::Spoil(Path::Broker, Mode::Limit(40_000)),
+        Fault::Spoil(Path::Broker, Mode::Cut { one_in: 20 }),
+        Fault::Spoil(Path::Broker, Mode::Silent),
+        Fault::Spoil(Path::Broker, Mode::Refuse),
+        Fault::Freeze(Part::Minio),
+        Fault::Kill(Part::Minio),
+        Fault::Freeze(Part::Platform),
+        Fault::Kill(Part::Platform),
+        Fault::Spoil(Path::Platform, late),
+        Fault::Spoil(Path::Platform, Mode::Limit(40_000)),
+        Fault::Spoil(Path::Platform, Mode::Cut { one_in: 20 }),
+        Fault::Spoil(Path::Platform, Mode::Silent),
+        Fault::Spoil(Path::Platform, Mode::Refuse),
+        Fault::Freeze(Part::Database),
+        Fault::Kill(Part::Database),
+        Fault::Spoil(Path::Database, late),
+        Fault::Spoil(Path::Database, Mode::Silent),
+        Fault::Disk(Trouble::Full),
+        Fault::Disk(Trouble::Fails),
+        Fault::Disk(Trouble::Slow),
+        Fault::Everything,
+    ])
 }
 
 async fn nothing_is_lost_when_mariadb_is_broken_under_load(ctx: Ctx) -> Result<()> {
@@ -143,7 +175,7 @@ async fn nothing_is_lost_when_mariadb_is_broken_under_load(ctx: Ctx) -> Result<(
         faults.extend([
             Fault::Freeze(Part::Database),
             Fault::Spoil(Path::Database, Mode::Cut { one_in: 3 }),
-            Fault::Kills(10),
+            kills(10)?,
             Fault::Everything,
         ]);
     }
@@ -151,23 +183,76 @@ async fn nothing_is_lost_when_mariadb_is_broken_under_load(ctx: Ctx) -> Result<(
 }
 
 async fn torture(ctx: &Ctx, engine: Engine, faults: &[Fault]) -> Result<()> {
-    let (seed, hold) = (seed()?, hold()?);
+    let seed = seed()?;
     let rates = rates()?;
-    let mut site =
-        Site::start(ctx, Design { engine: Some(engine), targets: Targets::BrokerAndFast, seed }).await?;
+    let design = Design {
+        engine: Some(engine),
+        targets: Targets::BrokerAndFast,
+        functions: &Function::ALL,
+        twin: true,
+        disk_fails: true,
+        seed,
+    };
+    let site = Site::start(ctx, design).await?;
     let load = Load::start(rates, Some(site.mosquitto.port()), &site.world.minio, &site.books);
     let title = format!(
         "MQTT with `queue_dir` and a fast webhook, {engine}, {} events/s, seed {seed}",
         rates.published + rates.uploaded
     );
-    let mut table = Table::new(&title);
-    let mut lost = Vec::new();
-    for fault in faults {
-        lost.extend(one_fault(&mut site, &load, *fault, hold, &mut table).await?);
+    let hold = hold()?;
+    let faults: Vec<_> = faults.iter().map(|fault| (*fault, fault.held(hold))).collect();
+    strike_all(site, &load, &title, &faults).await
+}
+
+/// Strikes one after the other; fails if anything is lost.
+async fn strike_all(mut site: Site, load: &Load, title: &str, faults: &[(Fault, Duration)]) -> Result<()> {
+    let only = env::var("TRIGGERD_TORTURE_ONLY").unwrap_or_default();
+    let faults: Vec<_> = faults.iter().filter(|(fault, _)| fault.to_string().contains(&only)).collect();
+    let (mut table, mut lost) = (Table::new(title), Vec::new());
+    let mut progress = Progress::of(faults.iter().map(|(fault, held)| fault.takes(*held)).collect());
+    for (fault, held) in faults {
+        progress.tell(*fault, *held);
+        lost.extend(one_fault(&mut site, load, *fault, *held, &mut table).await?);
+    }
+    if site.restarts > 0 {
+        table.note(&format!("A daemon that ended by itself was started again {} times.", site.restarts));
     }
     table.end()?;
-    ensure!(lost.is_empty(), "{} deliveries were lost (seed {seed}): {lost:?}", lost.len());
+    ensure!(lost.is_empty(), "{} deliveries were lost ({title}): {lost:?}", lost.len());
     site.world.daemon.stop().await
+}
+
+/// Where a run is.
+struct Progress {
+    began: Instant,
+    /// How long each fault takes, without coming to terms with it.
+    planned: Vec<Duration>,
+    done: usize,
+}
+
+impl Progress {
+    fn of(planned: Vec<Duration>) -> Self {
+        Self { began: Instant::now(), planned, done: 0 }
+    }
+
+    /// Tells that the next one begins, and by the pace so far when all will be over.
+    #[expect(clippy::print_stdout, reason = "a run of half an hour must say where it is")]
+    fn tell(&mut self, fault: Fault, held: Duration) {
+        let count = u32::try_from(self.done).unwrap_or(u32::MAX);
+        let past: Duration = self.planned[..self.done].iter().sum();
+        let elapsed = self.began.elapsed();
+        let settling = elapsed.saturating_sub(past).checked_div(count).unwrap_or(SETTLING);
+        let left: Duration = self.planned[self.done..].iter().map(|planned| *planned + settling).sum();
+        self.done += 1;
+        println!(
+            "[{}/{}, {} s of about {} s] {fault}, {} s",
+            self.done,
+            self.planned.len(),
+            elapsed.as_secs(),
+            (elapsed + left).as_secs(),
+            held.as_secs()
+        );
+    }
 }
 
 /// Strikes, and returns what is lost.
@@ -186,10 +271,13 @@ async fn one_fault(
     site.strike(fault, hold).await.with_context(|| format!("while this was struck: {fault}"))?;
     let lifted = Instant::now();
     let back = is_back(site, rates, lifted).await;
+    if matches!(fault, Fault::Everything) {
+        site.start_if_ended()?;
+    }
     load.pause();
     let lost = until_nothing_is_owed(site).await?;
     let after = site.books.totals();
-    let (healthy, from_put) = site.books.latencies(Function::Steady, rates.measured(), (began, lifted));
+    let healthy = site.books.spans(Function::Steady, rates.measured(), (began, lifted));
     table.add(&Row {
         fault: fault.to_string(),
         held: lifted - began,
@@ -200,7 +288,6 @@ async fn one_fault(
         lost: lost.len(),
         back,
         healthy,
-        from_put,
     });
     Ok(lost)
 }
@@ -212,6 +299,9 @@ async fn is_back(site: &Site, rates: Rates, lifted: Instant) -> [Option<Duration
     let notified = f64::from(rates.published) * (1.0 - 1.0 / f64::from(FATAL_ONE_IN)) * share;
     let uploaded = f64::from(rates.uploaded) * share;
     let of = |function: Function| {
+        if !site.books.has(function) {
+            return Some(Duration::ZERO);
+        }
         // MinIO looks into its `queue_dir` every 3 s.
         let one = |prefix, rate: f64, window| {
             if rate == 0.0 {
@@ -233,11 +323,11 @@ async fn is_back(site: &Site, rates: Rates, lifted: Instant) -> [Option<Duration
 /// waiting behind others for minutes, and that is no loss.
 async fn until_nothing_is_owed(site: &Site) -> Result<Vec<(Function, String)>> {
     loop {
-        let best = site.books.owed().len();
+        let best = site.books.owes();
         let progress = wait_for("progress", PATIENCE, async || {
             // A daemon that is just being started has no answer; the next look has.
             let _later: Result<()> = site.count_letters().await;
-            let owed = site.books.owed().len();
+            let owed = site.books.owes();
             owed == 0 || owed < best
         });
         let moved = progress.await.is_ok();

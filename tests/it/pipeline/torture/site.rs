@@ -28,7 +28,10 @@ use tokio::task::JoinHandle;
 use triggerd::domain::secret::SigningSecret;
 
 use super::{
-    super::world::{PLATFORM_TOKEN, Plan, Way, World, noting},
+    super::{
+        disk_faults::Disk,
+        world::{PLATFORM_TOKEN, Plan, Way, World, noting},
+    },
     books::{Books, FATAL, Function},
 };
 use crate::harness::{
@@ -51,8 +54,11 @@ pub(super) struct Site {
     pub(super) to_broker: Proxy,
     pub(super) to_platform: Proxy,
     pub(super) to_sql: Option<Proxy>,
+    pub(super) disk: Disk,
     pub(super) books: Arc<Books>,
     pub(super) dice: Dice,
+    /// How often the daemon had ended by itself.
+    pub(super) restarts: u32,
     _steady: Receiver,
     reader: JoinHandle<()>,
 }
@@ -66,6 +72,16 @@ pub(super) enum Targets {
     Webhooks,
 }
 
+impl Targets {
+    /// What they are, for a title.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::BrokerAndFast => "MQTT and webhook, `sync_events` on",
+            Self::Webhooks => "two webhooks, `sync_events` off",
+        }
+    }
+}
+
 /// What a site is made of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Design {
@@ -73,6 +89,12 @@ pub(super) struct Design {
     pub(super) engine: Option<Engine>,
     /// How events come.
     pub(super) targets: Targets,
+    /// The functions that are bound.
+    pub(super) functions: &'static [Function],
+    /// Whether the bindings ask for both legs, and not for the safe one alone.
+    pub(super) twin: bool,
+    /// Whether the disk of the queue can be made to fail.
+    pub(super) disk_fails: bool,
     /// What the random points are chosen by.
     pub(super) seed: u64,
 }
@@ -84,7 +106,7 @@ impl Drop for Site {
 }
 
 impl Site {
-    /// Starts all of it and binds the three functions.
+    /// Starts all of it and binds the functions.
     pub(super) async fn start(ctx: &Ctx, design: Design) -> Result<Self> {
         // As deploy/mosquitto/triggerd.conf has it.
         let mosquitto = Mosquitto::start(MosquittoOptions {
@@ -96,7 +118,7 @@ impl Site {
         .await?;
         let to_broker = Proxy::start(mosquitto.port(), design.seed).await?;
         let to_platform = Proxy::start(1, design.seed + 1).await?;
-        let books = Arc::new(Books::default());
+        let books = Arc::new(Books::of(design.functions));
         let steady = steady(&books).await?;
         let broker = format!("mqtt://127.0.0.1:{}", to_broker.port());
         let way = match design.targets {
@@ -104,7 +126,9 @@ impl Site {
             Targets::Webhooks => Way::Twin { fast_port: free_port()? },
         };
         let functions = format!("{}{}", noting("weak", ""), noting("broken", "exit 3"));
-        let mut plan = Plan { way, ..Plan::webhook(&functions) };
+        let disk = Disk::new(ctx.folder())?;
+        let env = if design.disk_fails { disk.env()? } else { Vec::new() };
+        let mut plan = Plan { way, env, ..Plan::webhook(&functions) };
         let (mut sql, mut to_sql) = (None, None);
         if let Some(engine) = design.engine {
             let (server, proxy, url) = database(engine, design.seed + 2).await?;
@@ -129,28 +153,35 @@ impl Site {
             to_broker,
             to_platform,
             to_sql,
+            disk,
             books,
             dice,
+            restarts: 0,
             _steady: steady,
             reader,
         };
-        site.bind().await?;
+        for function in design.functions {
+            site.bind("photos", *function, &json!({"twin": design.twin})).await?;
+        }
         Ok(site)
     }
 
-    async fn bind(&self) -> Result<()> {
+    /// Binds this bucket's uploads to a function, or what `more` says.
+    pub(super) async fn bind(&self, bucket: &str, function: Function, more: &Value) -> Result<()> {
         let retry =
             |attempts: u32| json!({"max_attempts": attempts, "first_wait_ms": 50, "max_wait_ms": 1_000});
-        let bind = async |function: Function, platform: &str, more: Value| {
-            let mut wanted = json!({"platform": platform, "concurrency": 32, "twin": true});
+        let of_function = match function {
+            Function::Steady => json!({"platform": "untouched"}),
+            Function::Weak => json!({"timeout_ms": 3_000, "retry": retry(1_000)}),
+            Function::Broken => json!({"prefix": FATAL, "retry": retry(2)}),
+        };
+        let mut wanted = json!({"platform": "suffering", "concurrency": 32});
+        for more in [&of_function, more] {
             if let (Some(wanted), Some(more)) = (wanted.as_object_mut(), more.as_object()) {
                 wanted.extend(more.clone());
             }
-            self.world.bind("photos", function.name(), &wanted).await
-        };
-        bind(Function::Steady, "untouched", json!({})).await?;
-        bind(Function::Weak, "suffering", json!({"timeout_ms": 3_000, "retry": retry(1_000)})).await?;
-        bind(Function::Broken, "suffering", json!({"prefix": FATAL, "retry": retry(2)})).await?;
+        }
+        self.world.bind(bucket, function.name(), &wanted).await?;
         Ok(())
     }
 

@@ -1,10 +1,10 @@
 //! The table: a line for each fault, printed as it comes, and written in Markdown where that is asked for.
 
-use std::{env, fmt::Write as _, fs::OpenOptions, io::Write as _, time::Duration};
+use std::{env, fs::OpenOptions, io::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-use super::books::Latencies;
+use super::books::Spans;
 
 /// What came of one fault.
 #[derive(Debug)]
@@ -18,10 +18,8 @@ pub(super) struct Row {
     pub(super) lost: usize,
     /// Of the healthy function and of the other one, if the rate was reached.
     pub(super) back: [Option<Duration>; 2],
-    /// Of the healthy function, from the yes.
-    pub(super) healthy: Latencies,
-    /// The same from the moment of sending.
-    pub(super) from_put: Latencies,
+    /// Of the healthy function.
+    pub(super) healthy: Spans,
 }
 
 /// Lines under a title.
@@ -35,24 +33,28 @@ const HEAD: &str = "| fault | held s | events offered | deliveries made | dead l
                     |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
 
 impl Table {
+    /// A table of faults.
     pub(super) fn new(title: &str) -> Self {
-        let table = Self { text: format!("\n**{title}**\n\n{HEAD}") };
+        Self::with_head(title, HEAD)
+    }
+
+    /// Another table: its first two lines.
+    pub(super) fn with_head(title: &str, head: &str) -> Self {
+        let table = Self { text: format!("\n**{title}**\n\n{head}") };
         print(&table.text);
         table
+    }
+
+    /// Sentences under a title.
+    pub(super) fn of_sentences(title: &str) -> Self {
+        Self::with_head(title, "")
     }
 
     /// Adds a line.
     pub(super) fn add(&mut self, row: &Row) {
         let seconds =
             |time: Option<Duration>| time.map_or("-".into(), |time| format!("{:.1}", time.as_secs_f64()));
-        let millis = |latencies: &Latencies, share| {
-            let time = latencies.quantile(share);
-            time.map_or("-".into(), |time| format!("{:.1}", time.as_secs_f64() * 1_000.0))
-        };
-        let mut line = String::new();
-        // Writing to a text cannot fail.
-        let _infallible: std::fmt::Result = writeln!(
-            line,
+        self.line(&format!(
             "| {} | {:.0} | {} | {} | {} | {} | {} | {}, {} | {} | {} | {} |",
             row.fault,
             row.held.as_secs_f64(),
@@ -63,10 +65,15 @@ impl Table {
             row.lost,
             seconds(row.back[0]),
             seconds(row.back[1]),
-            millis(&row.healthy, 0.5),
-            millis(&row.healthy, 0.99),
-            millis(&row.from_put, 0.5),
-        );
+            row.healthy.since_yes.millis(0.5),
+            row.healthy.since_yes.millis(0.99),
+            row.healthy.since_sent.millis(0.5),
+        ));
+    }
+
+    /// Adds a line as it is.
+    pub(super) fn line(&mut self, line: &str) {
+        let line = format!("{line}\n");
         print(&line);
         self.text += &line;
     }

@@ -1,0 +1,154 @@
+//! What MinIO drops behind a daemon that is frozen: where its memory overflows, that it counts each event that it
+//! drops, and that no other is missing.
+//!
+//! With MinIO's defaults (`sync_events` off) an event waits for a worker in a memory that holds 50,000, for all targets
+//! of the node together. A worker hands the event to all targets of its bucket's rules at once, and waits for all of
+//! them: writing it to a `queue_dir` takes no time, sending it to a frozen receiver takes a minute. So a `queue_dir`
+//! alone keeps the memory empty, and does not help the events that have a leg without one beside it: they wait in
+//! memory, and where that is full they are dropped for both legs.
+//!
+//! Events are made by deleting objects that are not there, a thousand by one request, so that all of it lies within
+//! the minute. Every number is exact: nothing else makes events, nobody repeats a request, and MinIO counts.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aws_sdk_s3::{
+    config::retry::RetryConfig,
+    types::{Delete, ObjectIdentifier},
+};
+use serde_json::json;
+
+use super::{
+    PATIENCE,
+    books::Function,
+    faults::Part,
+    seed,
+    site::{Design, Site, Targets},
+    table::Table,
+    until_nothing_is_owed,
+};
+use crate::harness::{
+    suite::Ctx,
+    wait::{eventually, wait_for},
+};
+
+/// Events that MinIO holds in memory for its targets.
+const MEMORY: usize = 50_000;
+
+/// Events beyond that.
+const BEYOND: usize = 1_000;
+
+/// How often MinIO brings its metrics up to date, and a little more.
+const REFRESH: Duration = Duration::from_secs(15);
+
+/// Keys that one request deletes.
+const KEYS: usize = 1_000;
+
+pub(super) async fn what_minio_drops_behind_a_frozen_daemon_is_all_that_is_missing(ctx: Ctx) -> Result<()> {
+    let design = Design {
+        engine: None,
+        targets: Targets::Webhooks,
+        functions: &[Function::Steady],
+        twin: true,
+        disk_fails: false,
+        seed: seed()?,
+    };
+    let mut site = Site::start(&ctx, design).await?;
+    for (bucket, twin) in [("queued", false), ("flooded", true)] {
+        let removals = json!({"events": ["s3:ObjectRemoved:*"], "twin": twin});
+        site.bind(bucket, Function::Steady, &removals).await?;
+    }
+    let mut table = Table::of_sentences("The limit of MinIO's memory");
+    memory_overflows(&site, &mut table).await?;
+    a_queue_dir_keeps_everything(&site, &mut table).await?;
+    table.end()?;
+    site.world.daemon.stop().await
+}
+
+/// Both legs: more than fits is dropped, and counted; everything else arrives.
+async fn memory_overflows(site: &Site, table: &mut Table) -> Result<()> {
+    let before = skipped(site).await?;
+    site.pause(Part::Daemon)?;
+    let (keys, took) = flood(site, "flooded").await?;
+    for (key, sent) in keys {
+        site.books.offered(&key, sent);
+    }
+    let drops = async || skipped(site).await.is_ok_and(|now| now > before);
+    wait_for("MinIO says that it dropped something", PATIENCE, drops).await?;
+    site.resume(Part::Daemon)?;
+    let missing = until_nothing_is_owed(site).await?;
+    let dropped = skipped(site).await? - before;
+    table.note(&format!(
+        "Twin targets, `sync_events` off: {} events within {:.0} s of a frozen daemon; {} never came, MinIO says that \
+         it dropped {dropped}.",
+        MEMORY + BEYOND,
+        took.as_secs_f64(),
+        missing.len(),
+    ));
+    ensure!(dropped > 0 && missing.len() == dropped, "{} are missing, {dropped} were dropped", missing.len());
+    Ok(())
+}
+
+/// The safe leg alone: every event lies in the `queue_dir`, and nothing is dropped. (That all of it arrives, other tests
+/// show; MinIO sends one at a time, which takes minutes.)
+async fn a_queue_dir_keeps_everything(site: &Site, table: &mut Table) -> Result<()> {
+    let folder = site.world.minio.queue_dir("TRIGGERD");
+    let kept = || -> Result<usize> {
+        let entries = fs::read_dir(&folder)?.flatten();
+        Ok(entries.map(|entry| fs::read_dir(entry.path()).map_or(0, Iterator::count)).sum())
+    };
+    wait_for("the `queue_dir` is empty", PATIENCE * 5, async || kept().is_ok_and(|kept| kept == 0)).await?;
+    let before = skipped(site).await?;
+    site.pause(Part::Daemon)?;
+    let (_, took) = flood(site, "queued").await?;
+    // The one that is being sent is there, too.
+    eventually("every event is in the `queue_dir`", PATIENCE, async || {
+        let kept = kept()?;
+        ensure!(kept == MEMORY + BEYOND, "{kept} are there");
+        Ok(())
+    })
+    .await?;
+    tokio::time::sleep(REFRESH).await;
+    let dropped = skipped(site).await? - before;
+    table.note(&format!(
+        "A target with `queue_dir` alone: of {} events within {:.0} s of a frozen daemon all are in it, MinIO says that \
+         it dropped {dropped}.",
+        MEMORY + BEYOND,
+        took.as_secs_f64(),
+    ));
+    ensure!(dropped == 0, "{dropped} were dropped");
+    site.resume(Part::Daemon)
+}
+
+/// Makes [`MEMORY`] and [`BEYOND`] events of this bucket; their keys, and how long that took.
+async fn flood(site: &Site, bucket: &str) -> Result<(Vec<(String, Instant)>, Duration)> {
+    // A request that was made twice would make its events twice.
+    let config = site.world.minio.s3().config().to_builder().retry_config(RetryConfig::disabled()).build();
+    let s3 = aws_sdk_s3::Client::from_conf(config);
+    let (began, mut all_keys) = (Instant::now(), Vec::new());
+    for first in (0..MEMORY + BEYOND).step_by(KEYS) {
+        let keys: Vec<_> = (first..first + KEYS).map(|number| format!("{bucket}/{number:06}")).collect();
+        let objects = keys.iter().map(|key| Ok(ObjectIdentifier::builder().key(key).build()?));
+        let all = Delete::builder().set_objects(Some(objects.collect::<Result<_>>()?)).build()?;
+        let sent = Instant::now();
+        let answer = s3.delete_objects().bucket(bucket).delete(all).send().await?;
+        ensure!(answer.errors().is_empty(), "not deleted: {:?}", answer.errors().first());
+        all_keys.extend(keys.into_iter().map(|key| (key, sent)));
+    }
+    Ok((all_keys, began.elapsed()))
+}
+
+/// The events that MinIO says it dropped because its memory was full.
+async fn skipped(site: &Site) -> Result<usize> {
+    let url = format!("{}/minio/v2/metrics/cluster", site.world.minio.endpoint());
+    let text = reqwest::get(url).await?.error_for_status()?.text().await?;
+    let lines = text.lines().filter(|line| line.starts_with("minio_notify_events_skipped_total"));
+    let counts = lines.map(|line| Ok(line.rsplit(' ').next().context("no value")?.parse::<f64>()?));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+    let sum = counts.sum::<Result<f64>>()? as usize;
+    Ok(sum)
+}
