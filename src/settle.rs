@@ -1,6 +1,7 @@
 //! What becomes of a delivery after an attempt. Pure: (delivery, outcome, policy, now, entropy) → verdict.
 //!
-//! * Success settles the delivery.
+//! * Success settles the delivery. Accepted (asynchronous) is success, too, unless the binding asks for the result: then it
+//!   is waited for, and what comes of that, a report or none in time, is settled as any outcome.
 //! * Throttling and platform faults wait and cost the function no attempt; the function's own faults do. Each budget
 //!   has its own backoff: a function's fault waits by the function's faults, and not by an outage that went before.
 //! * A permanent answer gives the delivery up at once.
@@ -27,6 +28,11 @@ use crate::domain::{
 pub enum Verdict {
     /// Settled: the function (or its platform) has it.
     Delivered,
+    /// The platform has accepted it, and its result is waited for.
+    Await {
+        /// For how long.
+        until: Timestamp,
+    },
     /// To be tried again.
     RetryAt {
         /// When.
@@ -61,7 +67,12 @@ pub fn settle(
     circumstances: Circumstances,
 ) -> Verdict {
     let charged = match outcome.class {
-        Class::Ok | Class::Accepted => return Verdict::Delivered,
+        Class::Ok => return Verdict::Delivered,
+        Class::Accepted => {
+            let awaited = spec.await_result().filter(|_| delivery.letter.is_none());
+            return awaited
+                .map_or(Verdict::Delivered, |wait| Verdict::Await { until: circumstances.now.plus(wait) });
+        }
         Class::Permanent => return Verdict::GivenUp(DeadReason::Permanent),
         Class::BindingBroken if circumstances.inspected => return Verdict::GivenUp(DeadReason::Permanent),
         Class::Interrupted => {
@@ -178,6 +189,23 @@ mod tests {
         };
         assert_eq!(wait(Class::FunctionFault, 40), 999);
         assert_eq!(wait(Class::PlatformFault, 40), 9_999);
+    }
+
+    #[test]
+    fn accepted_is_delivered_unless_the_result_is_asked_for() {
+        let (mut spec, mut delivery) = (spec(), delivery(0, 0, 0));
+        let circumstances = Circumstances { now: NOW, entropy: 0, age_in_doubt: false, inspected: false };
+        let accepted = Outcome::new(Class::Accepted, Some(202), "");
+        let decide =
+            |delivery: &Delivery, spec: &BindingSpec| settle(delivery, &accepted, spec, circumstances);
+        spec.mode = crate::domain::spec::Mode::Async;
+        assert_eq!(decide(&delivery, &spec), Verdict::Delivered);
+        spec.await_result_s = Some(7);
+        assert_eq!(decide(&delivery, &spec), Verdict::Await { until: NOW.plus(Duration::from_secs(7)) });
+        let ran_at_once = Outcome::new(Class::Ok, Some(200), "");
+        assert_eq!(settle(&delivery, &ran_at_once, &spec, circumstances), Verdict::Delivered);
+        delivery.letter = Some(delivery.id);
+        assert_eq!(decide(&delivery, &spec), Verdict::Delivered, "a handler is called and waited for");
     }
 
     #[test]

@@ -221,6 +221,15 @@ fn spec(state: &AdminState, caller: &Caller, mut request: BindingRequest) -> Res
         .map_err(|error| invalid(error.to_string()));
     let spec = spec?;
     spec.validate().map_err(|error| invalid(error.to_string()))?;
+    if spec.await_result().is_some() && state.names.silent.contains(&spec.function.platform) {
+        let platform = &spec.function.platform;
+        return Err(Problem::new(422, "no-way-back", "The platform cannot send results")
+            .detail(format!(
+                "the binding asks for results (`await_result_s`); platform `{platform}` is on another host, and this \
+                 daemon has no listener that it reaches"
+            ))
+            .remedy("add [callbacks] with `listen` and `public_url`, or bind without `await_result_s`"));
+    }
     if spec.twin && !state.names.twins.contains(spec.storage.as_str()) {
         let storage = spec.storage.as_str();
         return Err(Problem::new(422, "no-fast-target", "The storage has no fast target")

@@ -68,11 +68,22 @@ pub(super) async fn callback(
                 .detail(why)
                 .remedy("send it as the Trigger Rules protocol says"))
         }
-        CallbackAnswer::OtherNode(url) => {
-            Err(Problem::new(421, "other-node", "Another daemon waits for this result")
-                .detail(format!("send it to {url}"))
-                .remedy("send the result to the URL that the call named")
-                .with("url", url))
+        CallbackAnswer::Malformed(why) => Err(Problem::bad_request(why).remedy(
+            "send it as the Trigger Rules protocol says; this one is not taken, however often it comes",
+        )),
+        CallbackAnswer::OtherNode(node) => Err(Problem::new(
+            421,
+            "other-node",
+            "Another daemon waits for this result",
+        )
+        .detail(format!("the daemon `{node}` has made the call"))
+        .remedy("send the result to the URL that the call named; each daemon needs a `public_url` of its own")
+        .with("node", node)),
+        CallbackAnswer::Busy => {
+            Err(Problem::new(503, "call-under-way", "The call of this result is still being made")
+                .detail("what came of it cannot be judged before that has ended")
+                .remedy("send it again")
+                .retry_after(1))
         }
         CallbackAnswer::Unavailable => {
             Err(Problem::new(503, "not-recorded", "The result cannot be recorded now")

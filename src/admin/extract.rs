@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::telemetry::excerpt;
 
-use super::{MAX_BODY, problem::Problem};
+use super::{MAX_BODY, MAX_REPORT, problem::Problem};
 
-/// A body, at most [`MAX_BODY`] bytes.
+/// A body, at most [`MAX_BODY`] bytes (of a report [`MAX_REPORT`]).
 #[derive(Debug)]
 pub(super) struct Body(pub(super) Bytes);
 
@@ -24,7 +24,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         Bytes::from_request(request, state).await.map(Self).map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 return Problem::new(413, "too-large", "The body is too large")
-                    .detail(format!("a body may have {MAX_BODY} bytes"))
+                    .detail(format!("a body may have {MAX_BODY} bytes, a report of a result {MAX_REPORT}"))
                     .remedy("send less");
             }
             Problem::bad_request(format!("the body did not arrive: {rejection}"))

@@ -29,7 +29,7 @@ use crate::{
     },
     queue::{
         Backlog, Cursor, DeadLetter, Direction, Disposal, FunctionState, Handover, Item, LetterFilter,
-        LetterPage, LetterQuery, Park, Parked, Quarantined, QueueError, Retry, Unhanded,
+        LetterPage, LetterQuery, Park, Parked, Quarantined, QueueError, Results, Retry, Unhanded, Wait,
     },
     relations::{
         Bound, BucketLock, Changes, Head, ListQuery, NewBinding, Node, Progress, RelationsError, Snapshot,
@@ -166,7 +166,12 @@ pub(crate) fn state(world: &Arc<World>) -> AdminState {
     AdminState {
         node: "here".into(),
         access: Access::new(Some(&OPERATOR.into()), [("local", &LOCAL.into()), ("other", &OTHER.into())]),
-        names: Names { storages: names(&["main"]), twins: names(&[]), platforms: names(&["local", "other"]) },
+        names: Names {
+            storages: names(&["main"]),
+            twins: names(&[]),
+            platforms: names(&["local", "other"]),
+            silent: names(&["other"]),
+        },
         open_metrics: true,
         relations: Arc::clone(world) as _,
         queue: Arc::clone(world) as _,
@@ -314,6 +319,25 @@ impl Relations for World {
     }
 
     async fn lock_bucket(&self, _: &str, _: &str) -> Result<Option<Box<dyn BucketLock>>, RelationsError> {
+        unimplemented!("the admin API does not ask this")
+    }
+}
+
+#[async_trait]
+impl Results for World {
+    async fn parked(&self, _: DeliveryId) -> Result<Option<Delivery>, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn wait_for_result(&self, _: Wait) -> Result<bool, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn bury_parked(&self, _: DeadLetter) -> Result<bool, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn came_late(&self, _: DeliveryId, _: Attempt) -> Result<bool, QueueError> {
         unimplemented!("the admin API does not ask this")
     }
 }
@@ -589,9 +613,9 @@ impl Callbacks for World {
             "known" => CallbackAnswer::Recorded,
             "again" => CallbackAnswer::Repeated,
             "unsigned" => CallbackAnswer::Refused("it is not signed".into()),
-            "elsewhere" => {
-                CallbackAnswer::OtherNode("https://node2.example.com/v1/callbacks/elsewhere".into())
-            }
+            "garbled" => CallbackAnswer::Malformed("the body is no report".into()),
+            "elsewhere" => CallbackAnswer::OtherNode("node2".into()),
+            "early" => CallbackAnswer::Busy,
             "later" => CallbackAnswer::Unavailable,
             _ => CallbackAnswer::Unknown,
         }

@@ -44,8 +44,8 @@ fn view(
     backlog: Option<Backlog>,
     now: Timestamp,
 ) -> FunctionView {
-    let (parked, held, oldest) =
-        backlog.map_or((0, 0, None), |backlog| (backlog.parked, backlog.held, backlog.oldest));
+    let (parked, held, awaiting, oldest) = backlog
+        .map_or((0, 0, 0, None), |backlog| (backlog.parked, backlog.held, backlog.awaiting, backlog.oldest));
     let (parked_per_s, drained_per_s) =
         flow.as_ref().map_or((0.0, 0.0), |flow| (flow.parked_per_s, flow.drained_per_s));
     FunctionView {
@@ -53,6 +53,7 @@ fn view(
         function: function.name.to_string(),
         parked,
         held,
+        awaiting,
         oldest_age_s: oldest.map(|oldest| now.since(oldest).as_secs()),
         parked_per_s: rounded(parked_per_s),
         drained_per_s: rounded(drained_per_s),

@@ -69,6 +69,8 @@ pub use problem::Problem;
 
 /// Largest body of a request, in bytes.
 pub const MAX_BODY: usize = 256 << 10;
+/// Largest report of an asynchronous call, in bytes: its result may be in it.
+pub const MAX_REPORT: usize = 1 << 20;
 const MAX_TIME: Duration = Duration::from_secs(30);
 const MAX_REQUESTS: usize = 128;
 const MAX_CONNECTIONS: usize = 256;
@@ -82,6 +84,8 @@ pub struct Names {
     pub twins: BTreeSet<String>,
     /// Of the platforms.
     pub platforms: BTreeSet<String>,
+    /// Of the platforms that cannot send results to this daemon.
+    pub silent: BTreeSet<String>,
 }
 
 /// What the handlers work with.
@@ -166,7 +170,7 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
         protected.route_layer(middleware::from_fn_with_state(Arc::clone(&state), access::require));
     let mut open = Router::new()
         .route("/v1/bindings/{id}/confirm", post(callbacks::confirm))
-        .route("/v1/callbacks/{token}", post(callbacks::callback));
+        .route("/v1/callbacks/{token}", post(callbacks::callback).layer(DefaultBodyLimit::max(MAX_REPORT)));
     if matches!(door, Door::Admin { .. }) {
         let health = Router::new()
             .route("/health/live", get(health::live))

@@ -91,10 +91,14 @@ pub enum CallbackAnswer {
     Repeated,
     /// Nothing waits for a result under this token.
     Unknown,
-    /// It is not signed as it has to be, or cannot be read; why.
+    /// It is not signed as it has to be; why.
     Refused(String),
-    /// Another daemon waits for it; where that is reached.
+    /// It is signed, and is no report; why.
+    Malformed(String),
+    /// The daemon of this name waits for it.
     OtherNode(String),
+    /// It cannot be judged in this moment: its call is still being made.
+    Busy,
     /// It could not be recorded now.
     Unavailable,
 }

@@ -50,6 +50,9 @@ pub struct BindingRequest {
     /// How it is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// How long the result of an asynchronous call is waited for, in seconds; not at all when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub await_result_s: Option<u64>,
     /// What it is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Payload>,
@@ -430,6 +433,9 @@ pub struct FunctionView {
     pub parked: u64,
     /// Deliveries parked that are held, because their binding is degraded, paused or being taken back.
     pub held: u64,
+    /// Deliveries parked whose call was accepted, and whose result is awaited.
+    #[serde(default)]
+    pub awaiting: u64,
     /// Age of the delivery that is parked longest, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_age_s: Option<u64>,
@@ -437,7 +443,7 @@ pub struct FunctionView {
     pub parked_per_s: f64,
     /// Parked deliveries settled in a second, over the last minute.
     pub drained_per_s: f64,
-    /// Estimated seconds until nothing is parked, held ones aside; none when it does not shrink.
+    /// Estimated seconds until nothing is parked, held and awaiting ones aside; none when it does not shrink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty_in_s: Option<u64>,
     /// Attempts that run now.

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     foundation::Foundation,
     health,
-    ports::{CatalogPort, ReconcilerPort, ResultsPort},
+    ports::{CatalogPort, ReconcilerPort},
+    results::ResultsPort,
 };
 use crate::{
     admin::{self, Access, AdminState, Door, Names, Reintake},
@@ -40,6 +41,7 @@ pub(super) fn state(
                 .map(|(name, _)| name.clone())
                 .collect(),
             platforms: config.platforms.keys().cloned().collect(),
+            silent: config.cannot_call_back().into_iter().map(str::to_owned).collect(),
         },
         open_metrics: config.admin.open_metrics,
         relations: Arc::clone(&foundation.authority),
@@ -52,6 +54,8 @@ pub(super) fn state(
         health,
         callbacks: Arc::new(ResultsPort {
             catalog: Arc::clone(&foundation.catalog),
+            dispatcher: dispatcher.clone(),
+            node: config.node.name.clone(),
             recent: Arc::clone(&recent),
             clock: Arc::clone(&foundation.clock),
             seen: std::sync::Mutex::default(),

@@ -14,6 +14,7 @@ mod front;
 mod health;
 mod ports;
 mod probes;
+mod results;
 mod spool;
 mod workers;
 
@@ -132,7 +133,7 @@ impl Daemon {
                 .iter()
                 .map(|(name, driver)| (name.as_str().into(), Arc::clone(driver)))
                 .collect(),
-            callbacks: Some(Callbacks::new(&base_url)),
+            callbacks: Some(Callbacks::new(&base_url, &config.node.name)),
             max_concurrency: config.dispatch.max_concurrency,
             recent: Arc::clone(&recent),
             clock: Arc::clone(&foundation.clock),

@@ -183,6 +183,10 @@ pub(super) struct BindArgs {
     /// Let the platform take the event and run the function later; its result is shown when it comes.
     #[arg(long = "async")]
     pub(super) asynchronous: bool,
+    /// Wait for that result for this long, and try again when none has come or the function has failed. Without it, what
+    /// the platform has accepted is delivered.
+    #[arg(long, requires = "asynchronous", value_parser = parse_duration, value_name = "TIME")]
+    pub(super) await_result: Option<SignedDuration>,
     /// The form in which the function gets the event; cloudevents-structured when not given.
     #[arg(long, value_parser = parse_payload, value_name = "cloudevents-structured|cloudevents-binary|s3-records")]
     pub(super) payload: Option<Payload>,

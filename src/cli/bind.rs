@@ -126,6 +126,7 @@ fn request(args: BindArgs) -> BindingRequest {
         platform: Some(platform),
         function,
         mode: args.asynchronous.then_some(Mode::Async),
+        await_result_s: args.await_result.map(|wait| wait.unsigned_abs().as_secs()),
         payload: args.payload,
         retry,
         timeout_ms: millis(args.timeout),

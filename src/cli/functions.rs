@@ -17,13 +17,14 @@ pub(super) async fn functions(client: &Client, terminal: &mut Terminal) -> anyho
     }
     let rows: Vec<_> = found.value.functions.iter().map(row).collect();
     let heads = [
-        "FUNCTION", "PARKED", "HELD", "OLDEST", "DRAINS", "EMPTY IN", "RUNNING", "AT ONCE", "RATE", "BREAKER",
+        "FUNCTION", "PARKED", "HELD", "AWAITING", "OLDEST", "DRAINS", "EMPTY IN", "RUNNING", "AT ONCE",
+        "RATE", "BREAKER",
     ];
     terminal.table(heads, &rows)?;
     Ok(Ended::Done)
 }
 
-fn row(one: &FunctionView) -> [String; 10] {
+fn row(one: &FunctionView) -> [String; 11] {
     let seconds =
         |seconds: Option<u64>| seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"));
     let at_once = match (one.concurrency, one.concurrency_limit) {
@@ -41,6 +42,7 @@ fn row(one: &FunctionView) -> [String; 10] {
         format!("{}/{}", one.platform, one.function),
         one.parked.to_string(),
         one.held.to_string(),
+        one.awaiting.to_string(),
         seconds(one.oldest_age_s),
         format!("{}/s", one.drained_per_s),
         seconds(one.empty_in_s),

@@ -36,6 +36,11 @@ fn keys(spec: &BindingSpec) -> String {
     }
 }
 
+/// Whether it waits for results.
+fn awaits(spec: &BindingSpec) -> String {
+    spec.await_result_s.map_or_else(String::new, |wait| format!(", the result awaited for {wait} s"))
+}
+
 /// `bindings [ID]`.
 pub(super) async fn bindings(
     client: &Client,
@@ -96,7 +101,7 @@ fn one(view: &BindingView, terminal: &mut Terminal) -> std::io::Result<()> {
         ("events", spec.filter.events.names().join(", ")),
         ("keys", keys(spec)),
         ("function", format!("{}/{}", spec.function.platform, spec.function.function)),
-        ("mode", format!("{}, {}", word(&spec.mode), word(&spec.payload))),
+        ("mode", format!("{}, {}{}", word(&spec.mode), word(&spec.payload), awaits(spec))),
         (
             "limits",
             format!(

@@ -146,6 +146,7 @@ fn wrong_arguments_are_refused_with_a_hint() {
     assert!(refused("bind --bucket b --event e --function thumb").contains("PLATFORM/FUNCTION"));
     assert!(refused(&format!("{BIND} --wait soon")).contains("30s"));
     assert!(refused(&format!("{BIND} --glob x")).contains("cannot be used with"));
+    assert!(refused(&format!("{BIND} --await-result 10m")).contains("--async"));
     assert!(refused(&format!("{BIND} --payload xml")).contains("s3-records"));
     assert!(refused("bindings nonsense").contains("32 hexadecimal digits"));
     assert!(refused("dead-letters replay").contains("required"));
@@ -175,12 +176,12 @@ async fn bind_follows_the_handshake_until_it_is_active() {
 #[tokio::test]
 async fn bind_sends_every_setting() {
     let host = Host::new().await;
-    let settings = "--async --payload s3-records --timeout 2s --max-event-age 1h --concurrency 3 --max-attempts 2 \
+    let settings = "--async --await-result 10m --payload s3-records --timeout 2s --max-event-age 1h --concurrency 3 --max-attempts 2 \
                     --first-wait 50ms --rate-limit 2.5 --ignore-principal etl --storage main --suffix .jpg --wait 0s --json";
     let json = host.run(&format!("{BIND} {settings}")).await.json();
     assert_eq!((&json["mode"], &json["payload"]), (&"async".into(), &"s3-records".into()));
     assert_eq!((&json["timeout_ms"], &json["max_event_age_s"]), (&2_000.into(), &3_600.into()));
-    assert_eq!(json["rate_limit"], 2.5);
+    assert_eq!((&json["rate_limit"], &json["await_result_s"]), (&2.5.into(), &600.into()));
     assert_eq!((&json["concurrency"], &json["suffix"]), (&3.into(), &".jpg".into()));
     assert_eq!(
         json["retry"],

@@ -18,7 +18,7 @@ use crate::{
         outcome::{Attempt, Class, Outcome},
     },
     platform::Call,
-    queue::{DeadLetter, QueueError, Retry},
+    queue::{DeadLetter, QueueError, Retry, Wait},
     settle::{Circumstances, Verdict, settle},
     telemetry::{
         happening::{AttemptMade, Buried, QueueTrouble},
@@ -102,7 +102,7 @@ impl Dispatcher {
                 Err(error) => return Outcome::new(Class::PlatformFault, None, error.to_string()),
             },
         };
-        let callback_url = parts.callbacks.as_ref().and_then(|callbacks| callbacks.url(binding, delivery.id));
+        let callback_url = parts.callbacks.as_ref().and_then(|callbacks| callbacks.url(binding, delivery));
         let call =
             Call { binding, delivery, now, callback_url: callback_url.as_deref(), letter: letter.as_ref() };
         let invoked = AssertUnwindSafe(driver.invoke(call)).catch_unwind();
@@ -113,7 +113,7 @@ impl Dispatcher {
         }
     }
 
-    async fn verdict(
+    pub(super) async fn verdict(
         &self,
         binding: &Binding,
         delivery: &Delivery,
@@ -156,16 +156,7 @@ impl Dispatcher {
     pub(super) async fn record_parked(&self, delivery: &Delivery, made: Made, running: Running) {
         loop {
             match self.record(delivery, &made).await {
-                Ok(due) => {
-                    let lane = Arc::clone(&running.lane);
-                    // Free before the pump is told: it does not look at what an attempt owns.
-                    running.end();
-                    match due {
-                        Some(due) => lane.note_parked(due),
-                        None => lane.count(false, self.inner.parts.clock.monotonic()),
-                    }
-                    return;
-                }
+                Ok(due) => return self.give_free(running, due),
                 Err(error) => self.note_trouble("record an attempt", &error),
             }
             tokio::select! {
@@ -174,16 +165,31 @@ impl Dispatcher {
                 () = tokio::time::sleep(PERIOD) => (),
             }
             let now = self.inner.parts.clock.now();
-            if matches!(made.verdict, Verdict::RetryAt { due, .. } if due <= now) {
-                let lane = Arc::clone(&running.lane);
-                running.end();
-                return lane.note_parked(now);
+            if matches!(made.verdict, Verdict::RetryAt { due, .. } | Verdict::Await { until: due } if due <= now)
+            {
+                return self.give_free(running, Some(now));
             }
         }
     }
 
-    /// When the delivery is due next, if it is to be tried again.
-    async fn record(&self, delivery: &Delivery, made: &Made) -> Result<Option<Timestamp>, QueueError> {
+    /// What was to be recorded is; the delivery is due then, if it is parked still.
+    pub(super) fn give_free(&self, running: Running, due: Option<Timestamp>) {
+        let lane = Arc::clone(&running.lane);
+        // Free before the pump is told: it does not look at what an attempt owns.
+        running.end();
+        match due {
+            Some(due) => lane.note_parked(due),
+            None => lane.count(false, self.inner.parts.clock.monotonic()),
+        }
+    }
+
+    /// Records the verdict on a parked delivery; when it is due next, if at all. One that is not there any more (its result
+    /// came meanwhile) stays gone.
+    pub(super) async fn record(
+        &self,
+        delivery: &Delivery,
+        made: &Made,
+    ) -> Result<Option<Timestamp>, QueueError> {
         let queue = &self.inner.parts.queue;
         match made.verdict {
             Verdict::Delivered => self.settled(delivery.id).await?,
@@ -192,7 +198,11 @@ impl Dispatcher {
                 let retry = Retry { id: delivery.id, due, held: false, attempts, tries, attempt };
                 return Ok(queue.retry(retry).await?.then_some(due));
             }
-            Verdict::GivenUp(reason) => self.bury(delivery, reason, Some(made)).await?,
+            Verdict::Await { until } => {
+                let wait = Wait { id: delivery.id, since: made.record.at, until };
+                return Ok(queue.wait_for_result(wait).await?.then_some(until));
+            }
+            Verdict::GivenUp(reason) => self.bury_parked(delivery, reason, Some(made)).await?,
         }
         Ok(None)
     }
@@ -212,14 +222,40 @@ impl Dispatcher {
         &self,
         delivery: &Delivery,
         reason: DeadReason,
+        made: &Made,
+    ) -> Result<(), QueueError> {
+        let letter = self.letter(delivery, reason, Some(made)).await?;
+        let buried = self.inner.parts.queue.bury(letter.clone()).await?;
+        self.tell_buried(&letter, buried);
+        Ok(())
+    }
+
+    /// Makes a dead letter of a delivery that is parked.
+    pub(super) async fn bury_parked(
+        &self,
+        delivery: &Delivery,
+        reason: DeadReason,
         made: Option<&Made>,
     ) -> Result<(), QueueError> {
-        let parts = &self.inner.parts;
+        let queue = &self.inner.parts.queue;
         if delivery.letter.is_some() {
-            parts.queue.delivered(delivery.id).await?;
+            queue.delivered(delivery.id).await?;
             HandlerGivenUp { delivery, reason }.tell();
             return Ok(());
         }
+        let letter = self.letter(delivery, reason, made).await?;
+        let buried = queue.bury_parked(letter.clone()).await?;
+        self.tell_buried(&letter, buried);
+        Ok(())
+    }
+
+    async fn letter(
+        &self,
+        delivery: &Delivery,
+        reason: DeadReason,
+        made: Option<&Made>,
+    ) -> Result<DeadLetter, QueueError> {
+        let parts = &self.inner.parts;
         let mut delivery = delivery.clone();
         // The queue keeps what it knows of earlier attempts.
         let (detail, attempts) = if let Some(made) = made {
@@ -231,11 +267,14 @@ impl Dispatcher {
             (last.map(|last| last.detail).unwrap_or_default(), Vec::new())
         };
         let died_at = parts.clock.now();
-        let letter = DeadLetter { delivery: delivery.clone(), reason, detail, died_at, attempts, replays: 0 };
-        if parts.queue.bury(letter).await? {
-            Buried { delivery: &delivery, reason, at: died_at }.tell(&parts.recent);
+        Ok(DeadLetter { delivery, reason, detail, died_at, attempts, replays: 0 })
+    }
+
+    fn tell_buried(&self, letter: &DeadLetter, buried: bool) {
+        let DeadLetter { delivery, reason, died_at, .. } = letter;
+        if buried {
+            Buried { delivery, reason: *reason, at: *died_at }.tell(&self.inner.parts.recent);
         }
-        Ok(())
     }
 
     /// Tells that the queue could not do something.

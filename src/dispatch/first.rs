@@ -45,7 +45,12 @@ impl Dispatcher {
         };
         match because {
             Some(because) => self.park_only(submission, &lane, Some(running), because).await,
-            None if plan.park_first => self.park_then_fire(submission, &lane, running).await,
+            None if plan.park_first => {
+                self.park_then_fire(submission, &lane, running, ParkedBecause::NoRedelivery).await;
+            }
+            None if submission.binding.spec.await_result().is_some() => {
+                self.park_then_fire(submission, &lane, running, ParkedBecause::Awaited).await;
+            }
             None => self.fire_then_park(submission, &lane, running).await,
         }
     }
@@ -89,15 +94,24 @@ impl Dispatcher {
     fn must_fire(&self, submission: &Submission, because: ParkedBecause) -> bool {
         use ParkedBecause::{Behind, BreakerOpen, Pressed, RateLimited};
         submission.plan.park_first
+            && may_go_without_a_row(submission)
             && matches!(because, Behind | BreakerOpen | Pressed | RateLimited)
             && !self.inner.hard.is_cancelled()
     }
 
-    /// The source never redelivers: on disk first, then fired. Without a disk, fired all the same.
-    async fn park_then_fire(&self, submission: Submission, lane: &Arc<Lane>, running: Running) {
+    /// The source never redelivers, or the result is awaited: on disk first, then fired. Without a disk the former is fired
+    /// all the same; the latter stays with its source, because a result would find nothing to settle.
+    async fn park_then_fire(
+        &self,
+        submission: Submission,
+        lane: &Arc<Lane>,
+        running: Running,
+        because: ParkedBecause,
+    ) {
         let now = self.inner.parts.clock.now();
         let parked = self.park(&submission.delivery, now, false, Ticket::default()).await;
         if let Err(error) = &parked
+            && may_go_without_a_row(&submission)
             && !self.inner.hard.is_cancelled()
         {
             self.note_trouble("park a delivery", error);
@@ -105,7 +119,7 @@ impl Dispatcher {
         }
         let Submission { delivery, custody, .. } = submission;
         let fresh = matches!(parked, Ok(Parked::Written));
-        let there = self.settle_park(parked, &delivery, ParkedBecause::NoRedelivery, custody);
+        let there = self.settle_park(parked, &delivery, because, custody);
         self.count_parked(lane, fresh);
         let monotonic = self.inner.parts.clock.monotonic();
         let permit = if fresh { lane.try_permit(monotonic).ok() } else { None };
@@ -181,8 +195,15 @@ impl Dispatcher {
         lane: &Arc<Lane>,
         (running, custody): (Running, Custody),
     ) {
-        match made.verdict {
-            Verdict::Delivered => {
+        let verdict = match made.verdict {
+            // Its binding did not ask for the result when it was submitted, or it would have been parked.
+            Verdict::Await { until: due } => {
+                Verdict::RetryAt { due, attempts: delivery.attempts, tries: delivery.tries }
+            }
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Delivered | Verdict::Await { .. } => {
                 custody.safe();
                 // A row from before a restart, if there is one. The pump left it out; nobody need call for it again.
                 if running.was_passed_over()
@@ -203,7 +224,7 @@ impl Dispatcher {
                     lane.note_parked(due);
                 }
             }
-            Verdict::GivenUp(reason) => match self.bury(delivery, reason, Some(&made)).await {
+            Verdict::GivenUp(reason) => match self.bury(delivery, reason, &made).await {
                 Ok(()) => custody.safe(),
                 Err(error) => self.note_trouble("bury a delivery", &error),
             },
@@ -242,7 +263,7 @@ impl Dispatcher {
                     return safe(custody);
                 }
                 if let Verdict::GivenUp(reason) = made.verdict {
-                    match self.bury(delivery, reason, Some(&made)).await {
+                    match self.bury(delivery, reason, &made).await {
                         Ok(()) => safe(custody),
                         Err(error) => self.note_trouble("bury a delivery", &error),
                     }
@@ -301,4 +322,9 @@ fn safe(custody: Option<Custody>) {
     if let Some(custody) = custody {
         custody.safe();
     }
+}
+
+/// Whether what the disk has refused may be called all the same.
+fn may_go_without_a_row(submission: &Submission) -> bool {
+    submission.binding.spec.await_result().is_none()
 }

@@ -18,6 +18,9 @@
 //! those that have something to do (`agenda`), one batch each in turn. What is slow beside it (sweeps, limits, the record
 //! of breakers) has loops of its own (`upkeep`).
 //!
+//! **Results** (`results`) of asynchronous calls are waited for where a binding asks for them: the row waits, nothing else
+//! does.
+//!
 //! **Handler functions** (`handlers`) are given dead letters by parked deliveries of their own, which never become dead
 //! letters.
 //!
@@ -50,6 +53,9 @@ mod parked;
 #[cfg(test)]
 mod races;
 mod rate;
+mod results;
+#[cfg(test)]
+mod results_tests;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -68,6 +74,7 @@ use self::{age::JumpGuard, agenda::Agenda, lane::Lane};
 pub use self::{
     custody::{Custodian, Custody},
     lane::Flow,
+    results::{Report, Taken},
 };
 use crate::{
     domain::{

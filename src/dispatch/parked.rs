@@ -15,6 +15,7 @@ use std::{collections::BTreeSet, sync::Arc, sync::atomic::Ordering, time::Durati
 
 use super::{
     Dispatcher, Running,
+    attempt::Made,
     lane::{Lane, LanePermit, Refused},
     lock,
 };
@@ -25,7 +26,7 @@ use crate::{
         delivery::{DeadReason, Delivery, FunctionRef},
         ids::BindingId,
     },
-    queue::{QueueError, Retry},
+    queue::{QueueError, Retry, Wait},
     settle::is_too_old,
     telemetry::Chain,
 };
@@ -40,9 +41,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 const BATCH: usize = 64;
 
 /// Whether a delivery that came due can be tried.
-enum Fit {
+pub(super) enum Fit {
     /// With this binding.
     Try(Arc<Binding>),
+    /// It awaited the result of an attempt, which has ended so.
+    Overdue(Box<Made>),
     /// Not now; when it is due again, if at all.
     Later(Option<Timestamp>),
 }
@@ -223,6 +226,10 @@ impl Dispatcher {
                 let made = self.attempt(&binding, &delivery, permit).await;
                 return self.record_parked(&delivery, made, running).await;
             }
+            Ok(Fit::Overdue(made)) => {
+                drop(permit);
+                return self.record_parked(&delivery, *made, running).await;
+            }
             Ok(Fit::Later(due)) => due,
             Err(error) => {
                 self.note_trouble("put a delivery off", &error);
@@ -244,7 +251,7 @@ impl Dispatcher {
         let binding = match parts.bindings.binding(delivery.binding).await {
             Ok(Some(binding)) => binding,
             Ok(None) => {
-                self.bury(delivery, DeadReason::Unbound, None).await?;
+                self.bury_parked(delivery, DeadReason::Unbound, None).await?;
                 return Ok(Fit::Later(None));
             }
             Err(error) => {
@@ -253,11 +260,22 @@ impl Dispatcher {
                 return self.put_off(delivery, now.plus(PERIOD), false).await;
             }
         };
+        if delivery.awaiting.is_some() || binding.spec.await_result().is_some() {
+            let as_read = |now: &Delivery| (now.tries, now.awaiting) == (delivery.tries, delivery.awaiting);
+            match parts.queue.parked(delivery.id).await? {
+                Some(row) if as_read(&row) => (),
+                // A report was recorded before this attempt owned it.
+                row => return Ok(Fit::Later(row.map(|_| now))),
+            }
+        }
+        if delivery.awaiting.is_some() {
+            return self.overdue(&binding, delivery).await;
+        }
         if !matches!(binding.state, State::Armed | State::Active) {
             return self.hold_back(delivery, now).await;
         }
         if is_too_old(delivery, &binding.spec, now) && !self.inner.ages.in_doubt(parts.clock.as_ref()) {
-            self.bury(delivery, DeadReason::TooOld, None).await?;
+            self.bury_parked(delivery, DeadReason::TooOld, None).await?;
             return Ok(Fit::Later(None));
         }
         Ok(Fit::Try(binding))
@@ -270,7 +288,18 @@ impl Dispatcher {
         if self.may_go(delivery.binding).await { self.put_off(delivery, now, false).await } else { Ok(held) }
     }
 
-    async fn put_off(&self, delivery: &Delivery, due: Timestamp, held: bool) -> Result<Fit, QueueError> {
+    /// Puts it off; one that awaits its result goes on awaiting it.
+    pub(super) async fn put_off(
+        &self,
+        delivery: &Delivery,
+        due: Timestamp,
+        held: bool,
+    ) -> Result<Fit, QueueError> {
+        if let Some(since) = delivery.awaiting {
+            let wait = Wait { id: delivery.id, since, until: due };
+            let there = self.inner.parts.queue.wait_for_result(wait).await?;
+            return Ok(Fit::Later(there.then_some(due)));
+        }
         let (attempts, tries) = (delivery.attempts, delivery.tries);
         let retry = Retry { id: delivery.id, due, held, attempts, tries, attempt: None };
         let there = self.inner.parts.queue.retry(retry).await?;

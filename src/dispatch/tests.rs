@@ -48,8 +48,8 @@ pub(super) struct Script {
     pub(super) now: AtomicUsize,
     pub(super) most: AtomicUsize,
     /// What was parked when a call began.
-    seen_parked: Mutex<Vec<u64>>,
-    queue: Mutex<Option<Arc<SqliteQueue>>>,
+    pub(super) seen_parked: Mutex<Vec<u64>>,
+    pub(super) queue: Mutex<Option<Arc<SqliteQueue>>>,
 }
 
 #[async_trait]

@@ -118,7 +118,7 @@ impl Dispatcher {
         let mut waiting = self.by_platform();
         for backlog in parts.queue.backlog().await? {
             let (count, age) = waiting.entry(Arc::clone(&backlog.function.platform)).or_default();
-            *count += gauge(backlog.parked + backlog.held);
+            *count += gauge(backlog.parked + backlog.held + backlog.awaiting);
             *age = age.max(backlog.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
             if let Some(due) = backlog.earliest_due {
                 self.lane(&backlog.function, 1).note_parked(due);

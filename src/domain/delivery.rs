@@ -46,13 +46,25 @@ pub struct Delivery {
     /// The dead letter that a handler function is given by this delivery; none for an ordinary one. Whatever becomes of
     /// it, it never becomes a dead letter itself.
     pub letter: Option<DeliveryId>,
+    /// When the call was made that was accepted, and whose result it waits for; none when it waits for no result.
+    pub awaiting: Option<Timestamp>,
 }
 
 impl Delivery {
     /// A delivery that nothing was tried for yet.
     pub fn new(event: Arc<Event>, binding: BindingId, function: FunctionRef, accepted_at: Timestamp) -> Self {
         let id = DeliveryId::of(event.id, binding);
-        Self { id, event, binding, function, accepted_at, attempts: 0, tries: 0, letter: None }
+        Self {
+            id,
+            event,
+            binding,
+            function,
+            accepted_at,
+            attempts: 0,
+            tries: 0,
+            letter: None,
+            awaiting: None,
+        }
     }
 }
 

@@ -51,6 +51,10 @@ pub struct BindingSpec {
     /// How it is called.
     #[serde(default)]
     pub mode: Mode,
+    /// How long the result of an asynchronous call is waited for, in seconds; 1 to 604,800 (7 days), and no longer than
+    /// the event may live. Left out: what the platform has accepted is delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub await_result_s: Option<u64>,
     /// What it is given.
     #[serde(default)]
     pub payload: Payload,
@@ -107,6 +111,9 @@ impl Target {
     }
 }
 
+/// Longest wait for a result, in seconds: a week.
+const MAX_AWAIT_S: u64 = 604_800;
+
 fn default_timeout_ms() -> u64 {
     30_000
 }
@@ -150,6 +157,9 @@ pub enum InvalidSpec {
     /// A function that would be given what it has failed at itself.
     #[error("dead_letter_function is the binding's own function; name another, or none")]
     OwnHandler,
+    /// A result that nobody would send.
+    #[error("await_result_s is for mode `async`; the result of a synchronous call comes on the call itself")]
+    AwaitsSync,
     /// More ignored principals than are sensible.
     #[error("ignore_principals may name at most 64 principals of at most 256 bytes")]
     Principals,
@@ -184,6 +194,12 @@ impl BindingSpec {
         range("timeout_ms", self.timeout_ms, 1, 900_000)?;
         range("max_event_age_s", self.max_event_age_s, 1, 2_592_000)?;
         range("concurrency", u64::from(self.concurrency), 1, 10_000)?;
+        if let Some(wait) = self.await_result_s {
+            if self.mode == Mode::Sync {
+                return Err(InvalidSpec::AwaitsSync);
+            }
+            range("await_result_s", wait, 1, self.max_event_age_s.min(MAX_AWAIT_S))?;
+        }
         if let Some(rate) = self.rate_limit
             && !(0.01..=10_000.0).contains(&rate)
         {
@@ -205,6 +221,11 @@ impl BindingSpec {
     /// Longest time of one attempt.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
+    }
+
+    /// How long the result of a call that was accepted is waited for; none when accepted is delivered.
+    pub fn await_result(&self) -> Option<Duration> {
+        self.await_result_s.filter(|_| self.mode == Mode::Async).map(Duration::from_secs)
     }
 
     /// Age at which an event is given up.
@@ -277,5 +298,21 @@ mod tests {
         let own = broken(|spec| spec.dead_letter_function = Some(spec.function.function.clone()));
         assert!(own.contains("own function"), "{own}");
         assert!(broken(|spec| spec.retry.max_attempts = 0).contains("max_attempts"));
+    }
+
+    #[test]
+    fn a_result_is_awaited_of_asynchronous_calls_within_the_events_life() {
+        let asks = |mode, wait, age| {
+            let mut spec = spec(SPEC);
+            (spec.mode, spec.await_result_s, spec.max_event_age_s) = (mode, Some(wait), age);
+            spec.validate().map_err(|error| error.to_string()).map(|()| spec.await_result())
+        };
+        assert_eq!(asks(Mode::Async, 600, 86_400), Ok(Some(Duration::from_mins(10))));
+        assert!(asks(Mode::Sync, 600, 86_400).unwrap_err().contains("comes on the call"));
+        for (wait, age, most) in [(0, 86_400, "86400"), (601, 600, "600"), (604_801, 2_592_000, "604800")] {
+            let error = asks(Mode::Async, wait, age).unwrap_err();
+            assert!(error.contains("await_result_s") && error.contains(most), "{error}");
+        }
+        assert_eq!(spec(SPEC).await_result(), None);
     }
 }

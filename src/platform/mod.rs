@@ -7,6 +7,7 @@ mod classify;
 mod connection;
 pub mod exchange;
 pub mod payload;
+pub mod report;
 pub mod rules;
 pub mod signature;
 #[cfg(test)]

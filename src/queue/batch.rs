@@ -41,6 +41,8 @@ impl Batch<'_> {
     async fn one(&mut self, work: &Work) -> Result<Step, sqlx::Error> {
         match work {
             Work::Retry(retry) => self.retry(retry).await,
+            Work::Await(wait) => self.wait_for_result(*wait).await,
+            Work::CameLate(id, attempt) => self.came_late(*id, attempt).await,
             Work::Bury(letter) => self.bury(letter).await,
             Work::Quarantine(item) => self.quarantine(item).await,
             Work::Hold { binding, held, now } => self.hold(*binding, *held, *now).await,

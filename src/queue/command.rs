@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::{
     DeadLetter, Disposal, FunctionState, Handover, Park, Parked, Quarantined, QueueError, Retry, Ticket,
+    Wait,
     retention::Expired,
     rows::{Table, end_of_attempt},
 };
@@ -30,6 +31,8 @@ pub(super) enum Work {
     Park(Box<ParkRow>),
     Delivered(DeliveryId),
     Retry(Box<Retry>),
+    Await(Wait),
+    CameLate(DeliveryId, Attempt),
     Bury(Box<LetterRow>),
     Quarantine(Quarantined),
     Hold {
@@ -101,6 +104,8 @@ impl Work {
             Self::Park(_) => "park",
             Self::Delivered(_) => "delivered",
             Self::Retry(_) => "retry",
+            Self::Await(_) => "wait for a result",
+            Self::CameLate(..) => "note a late result",
             Self::Bury(_) => "bury",
             Self::Quarantine(_) | Self::Reject { .. } => "quarantine",
             Self::Hold { .. } => "hold",
@@ -235,6 +240,8 @@ pub(super) struct LetterRow {
     pub(super) died_at: Timestamp,
     pub(super) attempts: Vec<Attempt>,
     pub(super) replays: u32,
+    /// Nothing, unless it is parked.
+    pub(super) only_parked: bool,
 }
 
 impl LetterRow {
@@ -246,6 +253,7 @@ impl LetterRow {
             died_at: letter.died_at,
             attempts: letter.attempts,
             replays: letter.replays,
+            only_parked: false,
         })
     }
 }

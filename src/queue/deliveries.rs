@@ -105,7 +105,7 @@ impl Batch<'_> {
         let function: Option<i64> = sqlx::query_scalar(
             "UPDATE delivery SET due = ?2, attempts = ?4, tries = ?5, weight = weight + ?7, \
                  accepted_at = accepted_at + CASE WHEN held AND NOT ?3 THEN max(0, ?6 - held_since) ELSE 0 END, \
-                 held_since = CASE WHEN ?3 THEN coalesce(held_since, ?6) END, held = ?3 \
+                 held_since = CASE WHEN ?3 THEN coalesce(held_since, ?6) END, held = ?3, awaiting_since = NULL \
              WHERE id = ?1 RETURNING function",
         )
         .bind(&retry.id.as_bytes()[..])
@@ -163,9 +163,10 @@ impl Batch<'_> {
         now: Timestamp,
     ) -> Result<Step, sqlx::Error> {
         let query = if held {
+            // What was called waits for its result, whatever becomes of its binding.
             sqlx::query(
                 "UPDATE delivery SET held = 1, held_since = ?2 \
-                 WHERE seq IN (SELECT seq FROM delivery WHERE binding = ?1 AND held = 0 LIMIT ?3)",
+                 WHERE seq IN (SELECT seq FROM delivery WHERE binding = ?1 AND held = 0 AND awaiting_since IS NULL LIMIT ?3)",
             )
         } else {
             sqlx::query(
@@ -207,8 +208,7 @@ impl Batch<'_> {
                 // What a handler function was to be given lies among the dead letters already.
                 let handlers = self.handlers_among(&ids).await?;
                 self.remove_deliveries(&handlers).await?;
-                let detail = "its binding was removed while it waited";
-                self.deliveries_to_letters(&ids, DeadReason::Unbound, detail, now).await?;
+                self.deliveries_to_letters(&ids, DeadReason::Unbound, now).await?;
             }
         }
         Ok(step_of(ids.len() as u64))
@@ -216,7 +216,7 @@ impl Batch<'_> {
 }
 
 /// Bytes of an attempt's row, about.
-fn attempt_weight(attempt: &Attempt) -> u64 {
+pub(super) fn attempt_weight(attempt: &Attempt) -> u64 {
     64 + attempt.detail.len() as u64
 }
 

@@ -53,6 +53,8 @@ impl Batch<'_> {
         if let Some((function, weight, replayed)) = parked {
             self.books.remove(function, weight);
             replays = replays.max(replayed);
+        } else if letter.only_parked {
+            return Ok(Step::was(false));
         } else if self.beyond(stored.weight(), self.limits.max_bytes) {
             return Ok(Step::Done(Err(QueueError::Full { bytes: self.used })));
         } else {
@@ -116,19 +118,19 @@ impl Batch<'_> {
         &mut self,
         ids: &[DeliveryId],
         reason: DeadReason,
-        detail: &str,
         now: Timestamp,
     ) -> Result<(), sqlx::Error> {
         let ids = json(ids.iter())?;
         sqlx::query(
             "INSERT INTO dead_letter (id, event, binding, function, accepted_at, attempts, tries, replays, \
                  weight, reason, detail, died_at) \
-             SELECT id, event, binding, function, accepted_at, attempts, tries, replays, weight, ?2, ?3, ?4 \
+             SELECT id, event, binding, function, accepted_at, attempts, tries, replays, weight, ?2, \
+                 CASE WHEN awaiting_since IS NULL THEN 'its binding was removed while it waited' \
+                 ELSE 'its binding was removed while its result was awaited' END, ?3 \
              FROM delivery WHERE id IN (SELECT unhex(value) FROM json_each(?1)) ORDER BY seq",
         )
         .bind(&ids)
         .bind(reason.as_str())
-        .bind(detail)
         .bind(now.as_micros())
         .execute(&mut *self.conn)
         .await?;

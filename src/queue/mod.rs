@@ -7,8 +7,8 @@
 //! One writer takes the commands that have come in meanwhile, makes one transaction of them and answers them after its
 //! commit (group commit): an `Ok` means that it is on disk.
 //!
-//! Read `writer` for batches and failures, `trouble` for what a bad disk means, `parks`, `deliveries`, `letters` and
-//! `quarantine` for the verbs within a transaction, `read` and `search` for the others, `office` for what an operator
+//! Read `writer` for batches and failures, `trouble` for what a bad disk means, `parks`, `deliveries`, `letters`, `results`
+//! and `quarantine` for the verbs within a transaction, `read` and `search` for the others, `office` for what an operator
 //! asks, `open` for the file and `spool` for its owner, `offline` for what is done to the file of a daemon that does not
 //! run (`verify`, `transfer`, `tables`).
 //!
@@ -29,6 +29,7 @@ mod open;
 mod parks;
 mod quarantine;
 mod read;
+mod results;
 mod retention;
 mod rows;
 mod search;
@@ -65,6 +66,7 @@ pub use office::{Cursor, Direction, Item, LetterFilter, LetterOffice, LetterPage
 pub use offline::{OfflineError, OfflineQueue};
 pub use open::QueueOptions;
 pub use quarantine::REJECTED_ROWS;
+pub use results::{Results, Wait};
 pub use retention::{Retention, Sweeper};
 pub use spool::{StateDirError, StateDirLock, lock_state_dir};
 pub use sqlite::SqliteQueue;
@@ -221,12 +223,14 @@ pub struct FunctionState {
 pub struct Backlog {
     /// Which function.
     pub function: FunctionRef,
-    /// Deliveries that wait for their time (held ones not among them).
+    /// Deliveries that wait for their time (neither held nor awaiting a result).
     pub parked: u64,
-    /// When the first of them is due.
+    /// When the first of all but the held ones is due.
     pub earliest_due: Option<Timestamp>,
     /// Deliveries that are held.
     pub held: u64,
+    /// Deliveries that await their result.
+    pub awaiting: u64,
     /// When the delivery that is parked longest, held or not, was accepted.
     pub oldest: Option<Timestamp>,
 }
@@ -275,14 +279,14 @@ pub enum Disposal {
 
 /// The verbs. Each `Ok` means: on disk.
 #[async_trait]
-pub trait Queue: Send + Sync + fmt::Debug {
+pub trait Queue: Results + Send + Sync + fmt::Debug {
     /// Parks a delivery with its event.
     async fn park(&self, park: Park) -> Result<Parked, QueueError>;
 
     /// Removes a delivery that was delivered; whether it was there.
     async fn delivered(&self, id: DeliveryId) -> Result<bool, QueueError>;
 
-    /// Puts a parked delivery off; whether it was there.
+    /// Puts a parked delivery off, and no result is awaited of it; whether it was there.
     async fn retry(&self, retry: Retry) -> Result<bool, QueueError>;
 
     /// Makes a dead letter of a delivery, parked or not; false when it was one already. Attempts that were parked with
@@ -312,7 +316,7 @@ pub trait Queue: Send + Sync + fmt::Debug {
     /// How much each function has parked.
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError>;
 
-    /// Holds or releases every parked delivery of a binding; how many. A released one is due at `now`, and the time
+    /// Holds or releases every parked delivery of a binding that awaits no result; how many. A released one is due at `now`, and the time
     /// for which it was held does not count for its age.
     async fn hold(&self, binding: BindingId, held: bool, now: Timestamp) -> Result<u64, QueueError>;
 

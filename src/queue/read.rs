@@ -22,7 +22,8 @@ use crate::{
 
 /// Picks from the covering index alone and reads the rows only of what is taken.
 pub(super) const DUE: &str = "\
-    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, d.letter, CAST(e.payload AS BLOB) AS payload \
+    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, d.letter, d.awaiting_since, \
+        CAST(e.payload AS BLOB) AS payload \
     FROM (SELECT seq FROM delivery INDEXED BY delivery_due \
           WHERE function = (SELECT id FROM function WHERE platform = ?1 AND name = ?2) \
           AND held = 0 AND due <= ?3 AND id NOT IN (SELECT unhex(value) FROM json_each(?4)) \
@@ -103,7 +104,7 @@ pub(super) async fn next_due(
 
 /// From the functions' own counts and two searches of an index for each: however much is parked, it reads no more.
 pub(super) const BACKLOG: &str = "\
-    SELECT f.platform, f.name, f.parked - f.held AS parked, f.held, \
+    SELECT f.platform, f.name, f.parked - f.held - f.awaiting AS parked, f.held, f.awaiting, \
         (SELECT d.due FROM delivery d INDEXED BY delivery_due WHERE d.function = f.id AND d.held = 0 \
          ORDER BY d.due LIMIT 1) AS earliest, \
          (SELECT d.accepted_at FROM delivery d INDEXED BY delivery_of_function WHERE d.function = f.id \
@@ -119,6 +120,7 @@ pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Err
             parked: count("parked")?,
             earliest_due: row.try_get::<Option<i64>, _>("earliest")?.map(Timestamp::from_micros),
             held: count("held")?,
+            awaiting: count("awaiting")?,
             oldest: row.try_get::<Option<i64>, _>("oldest")?.map(Timestamp::from_micros),
         })
     });
@@ -155,6 +157,24 @@ pub(super) async fn attempts(pool: &SqlitePool, id: DeliveryId) -> Result<Vec<At
 }
 
 type ReadAttempt = Result<(DeliveryId, Attempt), QueueError>;
+
+/// A parked delivery, due or not.
+pub(super) async fn parked(pool: &SqlitePool, id: DeliveryId) -> Result<Option<Delivery>, QueueError> {
+    let row = sqlx::query(
+        "SELECT d.id, d.binding, d.accepted_at, d.attempts, d.tries, d.letter, d.awaiting_since, f.platform, f.name, \
+             CAST(e.payload AS BLOB) AS payload \
+         FROM delivery d JOIN function f ON f.id = d.function LEFT JOIN event e ON e.seq = d.event WHERE d.id = ?1",
+    )
+    .bind(&id.as_bytes()[..])
+    .fetch_optional(pool)
+    .await
+    .map_err(|error| failed("parked", error))?;
+    let read = |row: &SqliteRow| {
+        let function = function_of(row).map_err(|error| failed("parked", error))?;
+        rows::delivery(row, &function)
+    };
+    row.as_ref().map(read).transpose()
+}
 
 /// Attempts of these deliveries, parked or dead, oldest first.
 async fn attempts_of(pool: &SqlitePool, ids: &[DeliveryId]) -> Result<Vec<ReadAttempt>, sqlx::Error> {

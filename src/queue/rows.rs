@@ -109,6 +109,7 @@ impl<'r> Reader<'r> {
             attempts: self.number("attempts")?,
             tries: self.number("tries")?,
             letter: None,
+            awaiting: None,
         })
     }
 }
@@ -119,7 +120,8 @@ pub(super) fn delivery(row: &SqliteRow, function: &FunctionRef) -> Result<Delive
     let letter: Option<&[u8]> = reader.get("letter")?;
     let letter = letter.map(DeliveryId::from_slice).transpose();
     let letter = letter.map_err(|error| reader.corrupt(reader.table, "letter", &error))?;
-    Ok(Delivery { letter, ..reader.delivery(function.clone())? })
+    let awaiting = reader.get::<Option<i64>>("awaiting_since")?.map(Timestamp::from_micros);
+    Ok(Delivery { letter, awaiting, ..reader.delivery(function.clone())? })
 }
 
 /// A dead letter, its attempts still to be added.

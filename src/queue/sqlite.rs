@@ -137,7 +137,7 @@ impl SqliteQueue {
     }
 
     /// Notes that the file is damaged, if that is what a reader met.
-    fn noted<T>(&self, read: Result<T, QueueError>) -> Result<T, QueueError> {
+    pub(super) fn noted<T>(&self, read: Result<T, QueueError>) -> Result<T, QueueError> {
         read.inspect_err(|error| {
             if is_damage(error) && self.trouble.set(error.clone()) {
                 tracing::error!(error = %Chain(error), "the queue file takes on nothing more");

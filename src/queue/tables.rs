@@ -25,7 +25,12 @@ pub(super) struct Table {
 /// In the order in which they travel: what is referred to, before what refers to it, and attempts before what they are
 /// attempts of (so that those of a delivery that is here already can be told).
 pub(super) const TABLES: [Table; 7] = [
-    Table { name: "function", number: Some("id"), kept: &["parked", "held", "bytes"], known: "false" },
+    Table {
+        name: "function",
+        number: Some("id"),
+        kept: &["parked", "held", "awaiting", "bytes"],
+        known: "false",
+    },
     Table { name: "event", number: Some("seq"), kept: &[], known: "false" },
     Table { name: "attempt", number: None, kept: &[], known: KNOWN_ATTEMPT },
     Table { name: "delivery", number: Some("seq"), kept: &[], known: KNOWN_DELIVERY },

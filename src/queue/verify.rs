@@ -73,15 +73,16 @@ const RELATIONS: [(&str, &str, &str); 8] = [
     ),
     (
         "held and since when",
-        "SELECT COUNT(*) FROM delivery WHERE (held_since IS NOT NULL) <> held",
-        "deliveries that are held and do not say since when, or the other way round",
+        "SELECT COUNT(*) FROM delivery WHERE (held_since IS NOT NULL) <> held OR (held AND awaiting_since IS NOT NULL)",
+        "deliveries that are held and do not say since when, or the other way round, or are held and awaiting at once",
     ),
     (
         "books of functions",
         "SELECT COUNT(*) FROM function f LEFT JOIN \
-             (SELECT function, COUNT(*) AS parked, SUM(held) AS held, SUM(weight) AS bytes FROM delivery \
-              GROUP BY function) d ON d.function = f.id \
-         WHERE (f.parked, f.held, f.bytes) IS NOT (coalesce(d.parked, 0), coalesce(d.held, 0), coalesce(d.bytes, 0))",
+             (SELECT function, COUNT(*) AS parked, SUM(held) AS held, COUNT(awaiting_since) AS awaiting, SUM(weight) AS bytes \
+              FROM delivery GROUP BY function) d ON d.function = f.id \
+         WHERE (f.parked, f.held, f.awaiting, f.bytes) IS NOT \
+             (coalesce(d.parked, 0), coalesce(d.held, 0), coalesce(d.awaiting, 0), coalesce(d.bytes, 0))",
         "functions whose counts are not those of their rows; export and import sets them right",
     ),
     (
@@ -184,7 +185,7 @@ const COMMON: &str = "d.seq, d.id, d.binding, d.accepted_at, d.attempts, d.tries
 async fn deliveries(conn: &mut SqliteConnection) -> Result<Tally, sqlx::Error> {
     let anybody = FunctionRef { platform: "".into(), name: "".into() };
     let sql = format!(
-        "SELECT {COMMON}, d.due, d.letter FROM delivery d LEFT JOIN function f ON f.id = d.function \
+        "SELECT {COMMON}, d.due, d.letter, d.awaiting_since FROM delivery d LEFT JOIN function f ON f.id = d.function \
          LEFT JOIN event e ON e.seq = d.event"
     );
     let (mut tally, mut stream) = (Tally::default(), sqlx::query(AssertSqlSafe(sql)).fetch(conn));

@@ -42,6 +42,10 @@ impl AttemptMade<'_> {
         let took_ms = self.took.as_secs_f64() * 1_000.0;
         let (binding, function) = (delivery.binding, &delivery.function);
         match outcome.class {
+            Class::Accepted if !self.delivered => tracing::debug!(
+                delivery = %delivery.id, %binding, %function, key = %delivery.event.key, class, took_ms,
+                "accepted; its result is awaited"
+            ),
             Class::Ok | Class::Accepted => tracing::debug!(
                 delivery = %delivery.id, %binding, %function, key = %delivery.event.key, class, took_ms,
                 "delivered"
@@ -108,6 +112,8 @@ pub enum ParkedBecause {
     Pressed,
     /// Its source never redelivers.
     NoRedelivery,
+    /// Its result will be awaited.
+    Awaited,
     /// An attempt already owns it.
     Repeat,
     /// The daemon is stopping.
@@ -136,6 +142,7 @@ impl DeliveryParked<'_> {
             ParkedBecause::Held => "held",
             ParkedBecause::Pressed => "pressed",
             ParkedBecause::NoRedelivery => "no_redelivery",
+            ParkedBecause::Awaited => "awaited",
             ParkedBecause::Repeat => "repeat",
             ParkedBecause::Stopping => "stopping",
         };

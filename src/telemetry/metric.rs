@@ -49,11 +49,12 @@ metrics! {
     LettersExpiring: Gauge "triggerd_dead_letters_expiring", "Dead letters that will be dropped before long, by why: age (within a day) or count (the oldest, when nine tenths of the greatest number are reached).";
     LettersDropped: Counter "triggerd_dead_letters_dropped_total", "Dead letters dropped by the retention, by why: age or count.";
     HandlersGivenUp: Counter "triggerd_dead_letter_handler_failures_total", "Dead letters that a handler function could not be given, by platform and reason.";
+    Results: Counter "triggerd_results_total", "Asynchronous calls whose result was awaited, by platform and result: succeeded, failed, none (in time), or late (after a dead letter).";
     Parked: Counter "triggerd_parked_total", "Deliveries parked, by reason.";
     BreakerTrips: Counter "triggerd_breaker_trips_total", "Times that a function's circuit breaker opened (probes that failed not counted), by platform and class of outcome.";
     BreakersOpen: Gauge "triggerd_breakers_open", "Functions whose circuit breaker is not closed, by platform.";
     FunctionsShrunk: Gauge "triggerd_functions_shrunk", "Functions that are called less at once than their bindings allow, because they refused calls, by platform.";
-    ParkedDeliveries: Gauge "triggerd_parked_deliveries", "Deliveries parked now, held ones included, by platform; looked at every 30 seconds.";
+    ParkedDeliveries: Gauge "triggerd_parked_deliveries", "Deliveries parked now, held ones and those that await their result included, by platform; looked at every 30 seconds.";
     ParkedOldest: Gauge "triggerd_parked_oldest_seconds", "Age of the delivery that is parked longest, by platform; looked at every 30 seconds.";
     QueueTrouble: Counter "triggerd_queue_failures_total", "Queue operations that failed.";
     QueueWritable: Gauge "triggerd_queue_writable", "1 while the last write to the queue file was done, 0 while it was not.";

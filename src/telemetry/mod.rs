@@ -10,6 +10,7 @@ pub mod logging;
 mod metric;
 mod often;
 mod recent;
+pub mod results;
 mod seldom;
 
 use std::{error::Error, fmt};

@@ -5,9 +5,13 @@ use triggerd::{
     domain::{
         clock::Timestamp,
         ids::{BindingId, DeliveryId},
+        outcome::{Class, Outcome},
         secret::SigningSecret,
     },
-    platform::signature::{Signed, sign, verify},
+    platform::{
+        report::Reported,
+        signature::{Signed, sign, verify},
+    },
 };
 
 use crate::{
@@ -50,17 +54,36 @@ fn a_signed_message_that_was_changed_is_never_believed() {
 #[test]
 fn tokens_of_callbacks_are_read_or_refused() {
     let (delivery, binding) = (DeliveryId::from_bytes([7; 16]), BindingId::from_bytes([9; 16]));
-    let token = format!("{delivery}.{binding}.{}", "ab".repeat(32)).into_bytes();
+    let token = format!("{delivery}.{binding}.12.node.example.{}", "ab".repeat(32)).into_bytes();
+    let form = std::str::from_utf8(&token).unwrap();
+    assert_eq!(Token::parse(form).map(|read| (read.attempt, read.node)), Some((12, "node.example")));
+    // As they were before they named attempt and node.
+    assert_eq!(Token::parse(&format!("{delivery}.{binding}.{}", "ab".repeat(32))), None);
     run("tokens", 40_000, |input| {
         let sent = mangled(std::slice::from_ref(&token), &mut Dice::new(input));
         if let Ok(text) = std::str::from_utf8(&sent)
             && let Some(read) = Token::parse(text)
         {
             // Whoever changes an id names another call, and nothing of the text is left over.
-            assert!(
-                text.starts_with(&format!("{}.{}.", read.delivery, read.binding))
-                    || text.len() != token.len()
-            );
+            let named = format!("{}.{}.{}.{}.", read.delivery, read.binding, read.attempt, read.node);
+            assert!(text.starts_with(&named) || text.len() != token.len());
+        }
+    });
+}
+
+#[test]
+fn bodies_of_callbacks_are_reports_or_refused() {
+    let report =
+        br#"{"delivery":"d","status":"succeeded","attempt":1,"duration_ms":41,"result":"ok"}"#.to_vec();
+    let failed =
+        br#"{"status":"failed","error":"exit-3: \u00e4\u0000","duration_ms":18446744073709551615}"#.to_vec();
+    run("reports", 30_000, |input| {
+        let sent = mangled(&[report.clone(), failed.clone()], &mut Dice::new(input));
+        if let Ok(read) = Reported::read(&sent) {
+            let text = String::from_utf8_lossy(&sent).into_owned();
+            let said = if read.outcome.class == Class::Ok { "succeeded" } else { "failed" };
+            assert!(text.contains(said) || text.contains("\\u"), "{text}");
+            assert!(read.outcome.detail.len() <= Outcome::MAX_DETAIL);
         }
     });
 }

@@ -14,8 +14,8 @@ use triggerd::{
     },
     queue::{
         Cursor, DeadLetter, Direction, Disposal, FunctionState, Handover, LetterFilter, LetterOffice,
-        LetterQuery, Park, Quarantined, Queue, QueueOptions, Retention, Retry, SqliteQueue, Sweeper, Ticket,
-        UnhandedLetter,
+        LetterQuery, Park, Quarantined, Queue, QueueOptions, Results, Retention, Retry, SqliteQueue, Sweeper,
+        Ticket, UnhandedLetter, Wait,
     },
 };
 
@@ -97,7 +97,7 @@ impl Pair {
         }
         let (due, held) = (at(chance.below(100)), chance.percent(30));
         let attempted = chance.percent(50).then(|| attempt(chance));
-        let (name, answers) = match chance.below(15) {
+        let (name, answers) = match chance.below(20) {
             0..4 => {
                 let park = Park { delivery: one, due, held, attempt: attempted, ticket: Ticket::default() };
                 ("park", both(&disk.park(park.clone()), &queue.park(park).await))
@@ -132,6 +132,24 @@ impl Pair {
             13 => {
                 let theirs = queue.due(&of, due, &[id], 3).await.unwrap();
                 ("due", both(&shown(&disk.due(&of, due, &[id], 3)), &shown(&theirs)))
+            }
+            14 | 15 => {
+                let wait = Wait { id, since: due, until: due.plus(Duration::from_secs(50)) };
+                ("wait", both(&disk.wait_for_result(wait), &queue.wait_for_result(wait).await.unwrap()))
+            }
+            16 => {
+                let attempts = attempted.into_iter().collect();
+                let (reason, detail) = (DeadReason::TooOld, "simulated".to_owned());
+                let letter = DeadLetter { delivery: one, reason, detail, died_at: due, attempts, replays: 0 };
+                ("bury_parked", both(&disk.bury_parked(letter.clone()), &queue.bury_parked(letter).await))
+            }
+            17 => {
+                let late = Attempt { class: Class::Ok, ..attempt(chance) };
+                ("late", both(&disk.came_late(id, late.clone()), &queue.came_late(id, late).await.unwrap()))
+            }
+            18 => {
+                let (ours, theirs) = (disk.parked(id), queue.parked(id).await.unwrap());
+                ("parked", both(&shown(ours.as_slice()), &shown(theirs.as_slice())))
             }
             _ => ("next_due", both(&disk.next_due(&of, &[id]), &queue.next_due(&of, &[id]).await.unwrap())),
         };
@@ -293,7 +311,8 @@ fn both(ours: &impl std::fmt::Debug, theirs: &impl std::fmt::Debug) -> [String; 
 
 fn shown(deliveries: &[Delivery]) -> String {
     let one = |one: &Delivery| {
-        format!("{} {} {} {} {:?}", one.id, one.accepted_at, one.attempts, one.tries, one.letter)
+        let Delivery { id, accepted_at, attempts, tries, letter, awaiting, .. } = one;
+        format!("{id} {accepted_at} {attempts} {tries} {letter:?} {awaiting:?}")
     };
     deliveries.iter().map(one).collect::<Vec<_>>().join(",")
 }

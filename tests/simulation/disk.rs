@@ -13,9 +13,9 @@ use triggerd::{
         clock::Timestamp,
         delivery::{DeadReason, Delivery, FunctionRef},
         ids::{BindingId, DeliveryId},
-        outcome::Attempt,
+        outcome::{Attempt, Class},
     },
-    queue::{Backlog, DeadLetter, Disposal, FunctionState, Item, Park, Parked, QueueError, Retry},
+    queue::{Backlog, DeadLetter, Disposal, FunctionState, Item, Park, Parked, QueueError, Retry, Wait},
 };
 
 /// A parked delivery.
@@ -125,8 +125,31 @@ impl Disk {
             row.delivery.accepted_at = row.delivery.accepted_at.plus(moment.since(since));
         }
         row.due = retry.due;
+        row.delivery.awaiting = None;
         (row.delivery.attempts, row.delivery.tries) = (retry.attempts, retry.tries);
         row.attempts.extend(retry.attempt);
+        true
+    }
+
+    pub(crate) fn wait_for_result(&mut self, wait: Wait) -> bool {
+        let Some(row) = self.rows.get_mut(&wait.id) else { return false };
+        (row.due, row.delivery.awaiting, row.held_since) = (wait.until, Some(wait.since), None);
+        true
+    }
+
+    pub(crate) fn parked(&self, id: DeliveryId) -> Option<Delivery> {
+        self.rows.get(&id).map(|row| row.delivery.clone())
+    }
+
+    pub(crate) fn bury_parked(&mut self, letter: DeadLetter) -> Result<bool, QueueError> {
+        if self.rows.contains_key(&letter.delivery.id) { self.bury(letter) } else { Ok(false) }
+    }
+
+    pub(crate) fn came_late(&mut self, id: DeliveryId, attempt: Attempt) -> bool {
+        let Some((_, letter)) = self.dead.get_mut(&id) else { return false };
+        if !letter.attempts.iter().any(|attempt| attempt.class == Class::Ok) {
+            letter.attempts.push(attempt);
+        }
         true
     }
 
@@ -135,6 +158,7 @@ impl Disk {
         if self.dead.contains_key(&id) {
             return Ok(false);
         }
+        letter.delivery.awaiting = None;
         if self.rows.get(&id).is_some_and(|row| row.delivery.letter.is_some()) {
             self.rows.remove(&id);
             return Ok(false);
@@ -192,12 +216,17 @@ impl Disk {
                 parked: 0,
                 earliest_due: None,
                 held: 0,
+                awaiting: 0,
                 oldest: Some(row.delivery.accepted_at),
             });
             if row.held_since.is_some() {
                 backlog.held += 1;
             } else {
-                backlog.parked += 1;
+                if row.delivery.awaiting.is_some() {
+                    backlog.awaiting += 1;
+                } else {
+                    backlog.parked += 1;
+                }
                 backlog.earliest_due = backlog.earliest_due.into_iter().chain([row.due]).min();
             }
         }
@@ -208,7 +237,7 @@ impl Disk {
         let mut changed = 0;
         for row in self.rows.values_mut().filter(|row| row.delivery.binding == binding) {
             match (held, row.held_since) {
-                (true, None) => row.held_since = Some(now),
+                (true, None) if row.delivery.awaiting.is_none() => row.held_since = Some(now),
                 (false, Some(since)) => {
                     row.held_since = None;
                     row.due = now;
@@ -241,8 +270,9 @@ impl Disk {
         let mut rows: Vec<Row> = self.rows.values().filter(of_it).cloned().collect();
         rows.sort_by_key(|row| row.seq);
         let count = rows.len() as u64;
-        for Row { delivery, attempts, replays, .. } in rows {
+        for Row { mut delivery, attempts, replays, .. } in rows {
             let id = delivery.id;
+            delivery.awaiting = None;
             self.rows.remove(&id);
             if disposal == Disposal::Discard || delivery.letter.is_some() {
                 self.just_forgotten.push(id);

@@ -172,6 +172,7 @@ impl Disk {
                 attempts: 0,
                 tries: 0,
                 letter: Some(letter),
+                awaiting: None,
             };
             let seq = self.next_seq();
             let attempts = Vec::new();

@@ -22,7 +22,7 @@ use triggerd::{
     },
     queue::{
         Backlog, DeadLetter, Disposal, FunctionState, Handover, Park, Parked, Quarantined, Queue, QueueError,
-        Retry, Ticket, Unhanded,
+        Results, Retry, Ticket, Unhanded, Wait,
     },
 };
 
@@ -217,6 +217,17 @@ impl SimQueue {
         Ok(result)
     }
 
+    /// Whether a delivery may be given up so.
+    fn judge(&self, letter: &DeadLetter) {
+        if letter.delivery.letter.is_some() {
+            self.world.violation(format_args!("a handler's delivery was to become a dead letter"));
+        }
+        let wrong = self.world.state().given_up(letter);
+        if let Some(wrong) = wrong.filter(|_| !self.world.state().is_crashed()) {
+            self.world.violation(format_args!("{wrong}"));
+        }
+    }
+
     /// A read takes a moment before and after it sees what it sees.
     async fn linger(&self) {
         let (slow, wait) = {
@@ -227,6 +238,27 @@ impl SimQueue {
         if slow {
             sleep(wait.max(Duration::from_millis(1))).await;
         }
+    }
+}
+
+#[async_trait]
+impl Results for SimQueue {
+    async fn parked(&self, id: DeliveryId) -> Result<Option<Delivery>, QueueError> {
+        self.read("parked", |disk| disk.parked(id)).await
+    }
+
+    async fn wait_for_result(&self, wait: Wait) -> Result<bool, QueueError> {
+        self.write("wait_for_result", Some(wait.id), move |disk| Ok(disk.wait_for_result(wait))).await
+    }
+
+    async fn bury_parked(&self, letter: DeadLetter) -> Result<bool, QueueError> {
+        let id = letter.delivery.id;
+        self.judge(&letter);
+        self.write("bury", Some(id), move |disk| disk.bury_parked(letter)).await
+    }
+
+    async fn came_late(&self, id: DeliveryId, attempt: Attempt) -> Result<bool, QueueError> {
+        self.write("came_late", None, move |disk| Ok(disk.came_late(id, attempt))).await
     }
 }
 
@@ -251,13 +283,7 @@ impl Queue for SimQueue {
 
     async fn bury(&self, letter: DeadLetter) -> Result<bool, QueueError> {
         let id = letter.delivery.id;
-        if letter.delivery.letter.is_some() {
-            self.world.violation(format_args!("a handler's delivery was to become a dead letter"));
-        }
-        let wrong = self.world.state().given_up(&letter);
-        if let Some(wrong) = wrong.filter(|_| !self.world.state().is_crashed()) {
-            self.world.violation(format_args!("{wrong}"));
-        }
+        self.judge(&letter);
         self.write("bury", Some(id), move |disk| disk.bury(letter)).await
     }
 

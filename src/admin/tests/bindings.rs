@@ -66,6 +66,24 @@ async fn a_wrong_request_names_the_field() {
 }
 
 #[tokio::test]
+async fn results_are_awaited_only_of_platforms_that_can_send_them() {
+    let api = Api::new();
+    let asks = |platform: &str, mode: &str, wait: u64| {
+        let mut asked = with("await_result_s", wait);
+        (asked["platform"], asked["mode"]) = (json!(platform), json!(mode));
+        asked
+    };
+    let answer = api.post(OPERATOR, "/v1/bindings", &asks("other", "async", 60)).await;
+    assert!(answer.problem(422, "no-way-back").contains("another host"));
+    let answer = api.post(OPERATOR, "/v1/bindings", &asks("local", "sync", 60)).await;
+    assert!(answer.problem(422, "invalid-binding").contains("comes on the call"));
+    let answer = api.post(OPERATOR, "/v1/bindings", &asks("local", "async", 0)).await;
+    assert!(answer.problem(422, "invalid-binding").contains("await_result_s must be between 1 and 86400"));
+    let answer = api.post(OPERATOR, "/v1/bindings", &asks("local", "async", 60)).await;
+    assert_eq!(answer.is(202)["await_result_s"], 60);
+}
+
+#[tokio::test]
 async fn bindings_are_listed_in_pages() {
     let api = Api::new();
     let mut made = Vec::new();

@@ -284,11 +284,15 @@ async fn results_go_to_whom_waits_for_them() {
     assert_eq!(api.world.calls()[0], "callback known of 6 bytes");
     callback("unheard-of").await.problem(404, "unknown-callback");
     callback("unsigned").await.problem(401, "callback-refused");
+    assert!(callback("garbled").await.problem(400, "bad-request").contains("no report"));
     let elsewhere = callback("elsewhere").await;
     assert!(elsewhere.problem(421, "other-node").contains("node2"));
     let later = callback("later").await;
     later.problem(503, "not-recorded");
     assert_eq!(later.headers[header::RETRY_AFTER], "5");
+    let early = callback("early").await;
+    early.problem(503, "call-under-way");
+    assert_eq!(early.headers[header::RETRY_AFTER], "1");
     let calls = api.world.calls().len();
     callback(&"x".repeat(300)).await.problem(404, "unknown-callback");
     assert_eq!(api.world.calls().len(), calls);
@@ -316,6 +320,7 @@ async fn functions_show_what_waits_how_fast_it_drains_and_why_it_does_not() {
         parked,
         earliest_due: None,
         held,
+        awaiting: 3,
         oldest: Some(now),
     };
     *api.world.backlogs.lock().unwrap() =
@@ -325,8 +330,8 @@ async fn functions_show_what_waits_how_fast_it_drains_and_why_it_does_not() {
     assert_eq!(functions.len(), 2);
     let thumb = &functions[0];
     assert_eq!(
-        (&thumb["parked"], &thumb["held"], &thumb["empty_in_s"]),
-        (&json!(2_004), &json!(1), &json!(100))
+        (&thumb["parked"], &thumb["held"], &thumb["awaiting"], &thumb["empty_in_s"]),
+        (&json!(2_004), &json!(1), &json!(3), &json!(100))
     );
     assert_eq!((&thumb["drained_per_s"], &thumb["rate_limit"]), (&json!(30.0), &json!(2.5)));
     assert_eq!((&thumb["concurrency"], &thumb["concurrency_limit"]), (&json!(2), &json!(16)));

@@ -41,6 +41,9 @@ pub(crate) struct Invocation {
     pub(crate) body: Vec<u8>,
 }
 
+/// Largest report that is sent: triggerd takes 1 MiB.
+const MAX_REPORT: usize = 1 << 20;
+
 /// An accepted invocation as it is kept.
 #[derive(Serialize, Deserialize)]
 struct Job {
@@ -80,7 +83,7 @@ impl Invocation {
         format!("{}-{}.json", hex(&Sha256::digest(identity)), self.function)
     }
 
-    /// What the callback says.
+    /// What the callback says; without the result where that would make it too large.
     fn report(&self, outcome: Result<Vec<u8>, Failure>, milliseconds: u128) -> serde_json::Value {
         let (field, text, status) = match outcome.map(String::from_utf8) {
             Ok(Ok(text)) => ("result", text, "succeeded"),
@@ -89,10 +92,17 @@ impl Invocation {
             Err(Failure::TimedOut { detail }) => ("error", format!("timeout: {detail}"), "failed"),
             Err(Failure::NotRun(error)) => ("error", format!("not run: {error}"), "failed"),
         };
-        serde_json::json!({
+        let mut report = serde_json::json!({
             "delivery": self.delivery, "rule": self.rule, "function": self.function, "status": status,
             "attempt": self.attempt, "duration_ms": u64::try_from(milliseconds).unwrap_or(u64::MAX), field: text,
-        })
+        });
+        if report.to_string().len() > MAX_REPORT
+            && let Some(fields) = report.as_object_mut()
+        {
+            fields.remove(field);
+            fields.insert("result_omitted".to_owned(), true.into());
+        }
+        report
     }
 }
 

@@ -192,12 +192,7 @@ fn listeners(config: &Config, to: &mut Vec<Problem>) {
 }
 
 fn callbacks(config: &Config, to: &mut Vec<Problem>) {
-    let remote: Vec<&str> = config
-        .platforms
-        .iter()
-        .filter(|(_, platform)| Url::parse(&platform.url).is_some_and(|url| !is_local(url.host)))
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let silent = config.cannot_call_back();
     match &config.callbacks {
         Some(callbacks) => {
             let place = "callbacks.public_url";
@@ -211,10 +206,10 @@ fn callbacks(config: &Config, to: &mut Vec<Problem>) {
                 ));
             }
         }
-        None if !remote.is_empty() => {
+        None if !silent.is_empty() => {
             let what = format!(
                 "{} is on another host, and cannot confirm by callback or send the result of an asynchronous call",
-                remote.join(", ")
+                silent.join(", ")
             );
             to.push(Problem::warning("callbacks", what, "add [callbacks] with `listen` and `public_url`"));
         }
@@ -364,6 +359,16 @@ fn web_url<'a>(place: &str, text: &'a str, to: &mut Vec<Problem>) -> Option<Url<
 }
 
 impl Config {
+    /// The platforms that cannot call us back: they are on other hosts, and there is no listener for them.
+    pub fn cannot_call_back(&self) -> Vec<&str> {
+        if self.callbacks.is_some() {
+            return Vec::new();
+        }
+        let away = |url: &str| Url::parse(url).is_some_and(|url| !is_local(url.host));
+        let platforms = self.platforms.iter().filter(|(_, platform)| away(&platform.url));
+        platforms.map(|(name, _)| name.as_str()).collect()
+    }
+
     /// Every address that the daemon listens at, with the key that says so.
     pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
         let mut all = vec![("admin.listen".to_owned(), self.admin.listen)];

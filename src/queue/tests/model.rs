@@ -11,7 +11,9 @@ enum Op {
     Park(u8, i64, bool),
     Delivered(u8),
     Retry(u8, i64, bool),
+    Wait(u8, i64),
     Bury(u8),
+    BuryParked(u8),
     Replay(u8, i64),
     Discard(u8),
     Hold(u8, bool, i64),
@@ -25,7 +27,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (n.clone(), due.clone(), any::<bool>()).prop_map(|(n, due, held)| Op::Park(n, due, held)),
         1 => n.clone().prop_map(Op::Delivered),
         2 => (n.clone(), due.clone(), any::<bool>()).prop_map(|(n, due, held)| Op::Retry(n, due, held)),
+        2 => (n.clone(), due.clone()).prop_map(|(n, due)| Op::Wait(n, due)),
         2 => n.clone().prop_map(Op::Bury),
+        1 => n.clone().prop_map(Op::BuryParked),
         2 => (n.clone(), due.clone()).prop_map(|(n, now)| Op::Replay(n, now)),
         1 => n.prop_map(Op::Discard),
         2 => (0..2_u8, any::<bool>(), due).prop_map(|(b, held, now)| Op::Hold(b, held, now)),
@@ -39,7 +43,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// What is known of a delivery. Two numbers share an event, and each has one of two bindings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
-    Parked { due: i64, held: bool },
+    Parked { due: i64, held: bool, awaiting: bool },
     Dead,
 }
 
@@ -58,7 +62,7 @@ async fn apply(f: &Fixture, model: &mut Model, op: Op) {
             let answer = f.queue.park(Park { held, ..park(numbered(n), at(due)) }).await.unwrap();
             let there = model.contains_key(&n);
             assert_eq!(answer, if there { Parked::AlreadyThere } else { Parked::Written });
-            model.entry(n).or_insert(State::Parked { due, held });
+            model.entry(n).or_insert(State::Parked { due, held, awaiting: false });
         }
         Op::Delivered(n) => {
             assert_eq!(f.queue.delivered(id(n)).await.unwrap(), parked(model, n));
@@ -68,7 +72,21 @@ async fn apply(f: &Fixture, model: &mut Model, op: Op) {
             let request = Retry { held, ..retry(id(n), at(due), Some(attempt(due))) };
             assert_eq!(f.queue.retry(request).await.unwrap(), parked(model, n));
             if parked(model, n) {
-                model.insert(n, State::Parked { due, held });
+                model.insert(n, State::Parked { due, held, awaiting: false });
+            }
+        }
+        Op::Wait(n, due) => {
+            let wait = Wait { id: id(n), since: at(0), until: at(due) };
+            assert_eq!(f.queue.wait_for_result(wait).await.unwrap(), parked(model, n));
+            if parked(model, n) {
+                model.insert(n, State::Parked { due, held: false, awaiting: true });
+            }
+        }
+        Op::BuryParked(n) => {
+            let was = f.queue.bury_parked(letter(numbered(n), at(1))).await.unwrap();
+            assert_eq!(was, parked(model, n));
+            if was {
+                model.insert(n, State::Dead);
             }
         }
         Op::Bury(n) => {
@@ -79,7 +97,7 @@ async fn apply(f: &Fixture, model: &mut Model, op: Op) {
             let dead = model.get(&n) == Some(&State::Dead);
             assert_eq!(f.queue.replay(id(n), at(now)).await.unwrap(), dead.then(|| function("f")));
             if dead {
-                model.insert(n, State::Parked { due: now, held: false });
+                model.insert(n, State::Parked { due: now, held: false, awaiting: false });
             }
         }
         Op::Discard(n) => {
@@ -90,11 +108,12 @@ async fn apply(f: &Fixture, model: &mut Model, op: Op) {
         Op::Hold(b, hold, now) => {
             let mut changed = 0;
             for (_, state) in model.iter_mut().filter(|(n, _)| *n % 2 == b) {
-                if let State::Parked { due, held } = *state
+                if let State::Parked { due, held, awaiting: false } = *state
                     && held != hold
                 {
                     changed += 1;
-                    *state = State::Parked { due: if hold { due } else { now }, held: hold };
+                    let due = if hold { due } else { now };
+                    *state = State::Parked { due, held: hold, awaiting: false };
                 }
             }
             assert_eq!(f.queue.hold(binding(b), hold, at(now)).await.unwrap(), changed);
@@ -119,7 +138,7 @@ async fn compare(f: &Fixture, model: &Model) {
     let mut dead = Vec::new();
     for (n, state) in model {
         match state {
-            State::Parked { due: time, held: false } => due.push((*time, numbered(*n).id)),
+            State::Parked { due: time, held: false, .. } => due.push((*time, numbered(*n).id)),
             State::Parked { held: true, .. } => {}
             State::Dead => dead.push(numbered(*n).id),
         }
@@ -131,6 +150,11 @@ async fn compare(f: &Fixture, model: &Model) {
     expected.sort();
     there.sort();
     assert_eq!(there, expected);
+
+    let awaiting =
+        model.values().filter(|state| matches!(state, State::Parked { awaiting: true, .. })).count();
+    let backlog = f.queue.backlog().await.unwrap();
+    assert_eq!(backlog.iter().map(|one| one.awaiting).sum::<u64>(), awaiting as u64);
 
     let query = LetterQuery { limit: 99, ..LetterQuery::default() };
     let letters = f.queue.dead_letters(&query).await.unwrap().letters;

@@ -125,6 +125,7 @@ async fn backlog_counts_each_function() {
         parked,
         earliest_due,
         held,
+        awaiting: 0,
         oldest: Some(delivery(if name == "f" { 1 } else { 4 }, name).accepted_at),
     };
     assert_eq!(f.queue.backlog().await.unwrap(), [of("f", 2, Some(at(3)), 1), of("g", 0, None, 1)]);

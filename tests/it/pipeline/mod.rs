@@ -19,6 +19,7 @@ mod letters;
 mod loops;
 mod neighbours;
 mod pace;
+mod results;
 mod several;
 mod torture;
 mod twin;
@@ -87,6 +88,7 @@ pub(crate) fn tests() -> Vec<Test> {
     };
     tests.extend(refusals());
     tests.extend(letters::tests());
+    tests.extend(results::tests());
     tests.extend(firing::matrix());
     tests.extend(several::tests());
     tests.extend(disk::tests());

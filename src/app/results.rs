@@ -1,0 +1,174 @@
+//! Where the results of asynchronous calls end: told from forged ones, and handed to dispatch, or shown.
+//!
+//! A result is believed when its token was made for this call (`dispatch::callback`) *and* it is signed with the binding's
+//! secret, as the protocol asks of platforms. Of a binding that does not ask for results the delivery is settled already,
+//! and what comes is shown among the recent outcomes. Of one that does, dispatch settles the delivery, and the answer is
+//! given when that is on disk.
+//!
+//! **Repeats.** The last [`RESULTS`] that were taken are remembered, so that a result that comes again, because our answer
+//! was lost, hears the same answer though nothing waits for it any more. After a restart it hears that nothing does; for
+//! the platform both mean that it is done.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use http::HeaderMap;
+
+use crate::{
+    admin::{self, CallbackAnswer},
+    catalog::Catalog,
+    dispatch::{Dispatcher, Report, Taken, callback::Token},
+    domain::{
+        binding::Binding,
+        clock::Clock,
+        ids::{DeliveryId, EventId},
+        outcome::Class,
+    },
+    platform::{
+        report::Reported,
+        signature::{self, Signed, Unverified},
+    },
+    telemetry::{Recent, RecentOutcome},
+};
+
+/// Results that are remembered, to tell a repeated one.
+const RESULTS: usize = 10_000;
+
+/// Takes results.
+#[derive(Debug)]
+pub(super) struct ResultsPort {
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) dispatcher: Dispatcher,
+    /// This daemon's name, as tokens give it.
+    pub(super) node: String,
+    pub(super) recent: Arc<Recent>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) seen: Mutex<Seen>,
+}
+
+/// An attempt of a delivery.
+type Call = (DeliveryId, u32);
+
+/// The calls whose result was taken.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    calls: HashSet<Call>,
+    order: VecDeque<Call>,
+}
+
+impl Seen {
+    /// Notes a result; whether it is the first of its call, as far as is remembered.
+    fn first(&mut self, call: Call) -> bool {
+        if !self.calls.insert(call) {
+            return false;
+        }
+        self.order.push_back(call);
+        if self.order.len() > RESULTS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.calls.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[async_trait]
+impl admin::Callbacks for ResultsPort {
+    async fn callback(&self, token: &str, headers: &HeaderMap, body: &[u8]) -> CallbackAnswer {
+        let Some(token) = Token::parse(token) else { return CallbackAnswer::Unknown };
+        let binding = match self.catalog.binding(token.binding).await {
+            Ok(Some(binding)) if token.is_authentic(&binding) => binding,
+            Ok(_) => return CallbackAnswer::Unknown,
+            Err(_) => return CallbackAnswer::Unavailable,
+        };
+        if token.node != self.node {
+            return CallbackAnswer::OtherNode(token.node.to_owned());
+        }
+        if let Err(why) = self.verify(&binding, token.delivery, headers, body) {
+            return CallbackAnswer::Refused(why);
+        }
+        let reported = match Reported::read(body) {
+            Ok(reported) => reported,
+            Err(error) => return CallbackAnswer::Malformed(error.to_string()),
+        };
+        let call = (token.delivery, token.attempt);
+        if binding.spec.await_result().is_some() {
+            return self.settle(binding, call, reported).await;
+        }
+        if !self.first(call) {
+            return CallbackAnswer::Repeated;
+        }
+        self.note(&binding, token.delivery, reported);
+        CallbackAnswer::Recorded
+    }
+}
+
+impl ResultsPort {
+    fn first(&self, call: Call) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).first(call)
+    }
+
+    fn is_known(&self, call: Call) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).calls.contains(&call)
+    }
+
+    fn verify(
+        &self,
+        binding: &Binding,
+        delivery: DeliveryId,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<(), String> {
+        let signed = Signed::read(headers).map_err(|missing| missing.to_string())?;
+        if signed.id != delivery.to_string() {
+            return Err("webhook-id is not the delivery's id".into());
+        }
+        signature::verify(&binding.secret, signed, body, self.clock.now())
+            .map_err(|error: Unverified| error.to_string())
+    }
+
+    /// Has dispatch take a result that is awaited.
+    async fn settle(&self, binding: Arc<Binding>, call: Call, reported: Reported) -> CallbackAnswer {
+        let (delivery, attempt) = call;
+        let report = Report { delivery, attempt, outcome: reported.outcome, took: reported.took };
+        match self.dispatcher.result(binding, report).await {
+            Ok(Taken::Delivered | Taken::Failed | Taken::Outdated | Taken::Late) => {
+                if self.first(call) {
+                    CallbackAnswer::Recorded
+                } else {
+                    CallbackAnswer::Repeated
+                }
+            }
+            Ok(Taken::Unknown) if self.is_known(call) => CallbackAnswer::Repeated,
+            Ok(Taken::Unknown) => CallbackAnswer::Unknown,
+            Ok(Taken::Busy) => CallbackAnswer::Busy,
+            Err(_) => CallbackAnswer::Unavailable,
+        }
+    }
+
+    /// Shows a result that nothing waits for.
+    fn note(&self, binding: &Binding, delivery: DeliveryId, reported: Reported) {
+        let Reported { outcome, took } = reported;
+        let (succeeded, detail) = (outcome.class == Class::Ok, outcome.detail);
+        tracing::info!(
+            %delivery, binding = %binding.id, function = %binding.spec.function.function, succeeded, %detail,
+            "an asynchronous function has ended"
+        );
+        let about = self.recent.of_delivery(delivery);
+        self.recent.note(RecentOutcome {
+            at: self.clock.now(),
+            event: about.as_ref().map_or(EventId::from_bytes([0; 16]), |one| one.event),
+            delivery: Some(delivery),
+            binding: Some(binding.id),
+            bucket: binding.spec.bucket.clone(),
+            key: about.as_ref().map(|one| one.key.clone()).unwrap_or_default(),
+            name: about.map(|one| one.name).unwrap_or_default(),
+            outcome: if succeeded { "callback_succeeded" } else { "callback_failed" }.into(),
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            detail,
+        });
+    }
+}
