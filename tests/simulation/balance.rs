@@ -100,6 +100,9 @@ impl State {
         if other.is_some() {
             wrong.push("the delivery has another id than before".to_owned());
         }
+        if !on_disk && binding.spec.await_result().is_some() {
+            wrong.push("its result is awaited, and it is fired without a row".to_owned());
+        }
         let only_once = books.events.get(&number).is_some_and(|book| book.only_once);
         let track = books.track(delivery.id, number, binding.id);
         if track.running {

@@ -241,8 +241,33 @@ impl Books {
         }
     }
 
+    /// Whether the result of a binding's calls is awaited.
+    pub(crate) fn awaits(&self, binding: u8) -> bool {
+        let mut bindings = self.bindings.iter();
+        bindings.any(|(id, (one, _))| id.as_bytes()[0] == binding && one.spec.await_result().is_some())
+    }
+
+    /// A report of a success comes.
+    pub(crate) fn succeeded(&mut self, id: DeliveryId) {
+        if let Some(track) = self.tracks.get_mut(&id) {
+            track.answered_well += 1;
+        }
+    }
+
+    /// The platform has heard that its report settled the delivery.
+    pub(crate) fn settled_by_report(&mut self, id: DeliveryId) {
+        if let Some(track) = self.tracks.get_mut(&id) {
+            track.recorded_now = Some("by its result");
+        }
+    }
+
     /// A verb on a delivery is on disk, whatever who asked hears.
     pub(crate) fn happened(&mut self, id: DeliveryId, verb: &'static str, value: &str) {
+        let unheard = self.tracks.get(&id).filter(|track| track.answered_well == 0);
+        if (verb, value) == ("delivered", "true") && unheard.is_some_and(|track| self.awaits(track.binding)) {
+            let name = self.name(id);
+            self.violations.push(format!("{name} was settled though nobody said that it succeeded"));
+        }
         let anew = matches!((verb, value), ("discard", "true")) || (verb == "replay" && value != "None");
         if !anew {
             return;
@@ -308,9 +333,12 @@ impl Books {
         if let Some(handed) = self.handed.get_mut(&id) {
             handed.ended(well);
         }
+        let awaits = self.tracks.get(&id).is_some_and(|track| self.awaits(track.binding));
         let Some(track) = self.tracks.get_mut(&id) else { return };
         track.running = false;
         match class {
+            // What its report says, or that there is none, may be the function's fault.
+            Some(Class::Accepted) if awaits => track.function_faults += 1,
             Some(Class::Ok | Class::Accepted) => {
                 track.answered_well += 1;
                 track.well_now = true;

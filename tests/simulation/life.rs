@@ -30,6 +30,7 @@ use crate::{
     operator::Desk,
     platform::SimPlatform,
     queue::SimQueue,
+    results::{callbacks, report},
     scenario::Family,
     source::Sources,
     world::{SimClock, World},
@@ -101,7 +102,7 @@ async fn run(world: &Arc<World>) -> End {
         queue: Arc::new(queue.clone()),
         bindings: Arc::new(SimCatalog(Arc::clone(world))),
         drivers: ["first", "second"].map(|name| (name.into(), Arc::clone(&platform))).into(),
-        callbacks: None,
+        callbacks: Some(callbacks()),
         max_concurrency: world.plan.max_concurrency,
         recent: Arc::clone(&recent),
         clock: Arc::clone(&clock),
@@ -116,6 +117,7 @@ async fn run(world: &Arc<World>) -> End {
         tokio::spawn(damage(Arc::clone(world), handle));
     }
     tokio::spawn(operate(Arc::clone(world), Arc::new(dispatcher.clone())));
+    tokio::spawn(report(Arc::clone(world), dispatcher.clone()));
     tokio::spawn(watch(Arc::clone(world)));
     tokio::spawn(jumps(Arc::clone(world)));
     tokio::spawn(hiccups(Arc::clone(world)));

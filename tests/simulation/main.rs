@@ -34,6 +34,7 @@ mod operator;
 mod platform;
 mod queue;
 mod regressions;
+mod results;
 mod run;
 mod scan;
 mod scenario;

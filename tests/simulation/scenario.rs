@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use triggerd::domain::{
-    binding::{Binding, BindingSpec, State, Wanted},
+    binding::{Binding, BindingSpec, Mode, State, Wanted},
     clock::Timestamp,
     ids::BindingId,
     secret::SigningSecret,
@@ -196,6 +196,8 @@ impl Scenario {
                 binding.spec.rate_limit = rates[usize::try_from(function).unwrap_or(0)];
                 let handler = *chance.pick(&[None, None, Some("h0"), Some("h1")]);
                 binding.spec.dead_letter_function = handler.map(str::to_owned);
+                let awaited = *chance.pick(&[None, Some(2), Some(20)]);
+                binding.spec.await_result_s = awaited.filter(|_| binding.spec.mode == Mode::Async);
                 BindingPlan {
                     binding,
                     unbound_at: unbound.then(|| chance.millis((0, seconds * 1_000))),

@@ -27,6 +27,7 @@ use crate::{
     chance::Chance,
     disk::Disk,
     operator::Walk,
+    results::Execution,
     scenario::{EPOCH, Scenario},
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct World {
     died: Notify,
     /// Every connection breaks.
     pub(crate) hiccup: Notify,
+    /// A platform has accepted an asynchronous call.
+    pub(crate) accepted: Notify,
 }
 
 /// What changes.
@@ -51,6 +54,8 @@ pub(crate) struct State {
     pub(crate) life: u32,
     /// What an operator has not come to the end of.
     pub(crate) walk: Option<Walk>,
+    /// Asynchronous calls that platforms have accepted.
+    pub(crate) executions: Vec<Execution>,
     trace: Trace,
     time: Time,
     steps: u64,
@@ -137,6 +142,7 @@ impl World {
             calm: false,
             life: 0,
             walk: None,
+            executions: Vec::new(),
             trace: Trace { hash: 0xcbf2_9ce4_8422_2325, lines: 0 },
             time: Time { before: Duration::ZERO, began: None, jumped: 0 },
             steps: 0,
@@ -144,8 +150,8 @@ impl World {
             crashed: false,
             crashes: 0,
         };
-        let (died, hiccup) = (Notify::new(), Notify::new());
-        Self { plan, verbose, state: Mutex::new(state), died, hiccup }
+        let [died, hiccup, accepted] = [(); 3].map(|()| Notify::new());
+        Self { plan, verbose, state: Mutex::new(state), died, hiccup, accepted }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
