@@ -23,8 +23,9 @@ const NEIGHBOURLY: Duration = Duration::from_secs(10);
 /// How long a delivery may be due while its function is idle, where nothing fails: far less than from sweep to sweep.
 const OVERDUE: Duration = Duration::from_secs(4);
 
-/// How much later than its permit a call may begin: its binding is looked at between the two.
-const JITTER: Duration = Duration::from_millis(20);
+/// How much later than its permit a call may begin: its binding is looked at between the two, and the row of one whose
+/// result is awaited is read again, each by a disk that lingers.
+const JITTER: Duration = Duration::from_millis(60);
 
 /// For how long a binding may be held or gone until no attempt may begin.
 const HELD: Duration = Duration::from_secs(5);
