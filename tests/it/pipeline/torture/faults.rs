@@ -93,7 +93,7 @@ impl Fault {
     /// only slow a quarter.
     pub(super) fn held(self, longest: Duration) -> Duration {
         let quarters = match self {
-            Self::Freeze(Part::Database) | Self::Kill(_) | Self::Spoil(_, Mode::Silent) => 2,
+            Self::Freeze(Part::Database) | Self::Kill(_) | Self::Spoil(Path::Broker, Mode::Silent) => 2,
             Self::Freeze(_) | Self::Disk(Trouble::Full) | Self::Everything => 4,
             Self::None | Self::Spoil(..) | Self::Disk(_) => 1,
             Self::Kills(_) | Self::Restart => return Duration::ZERO,

@@ -40,7 +40,7 @@ const HEAD: &str = "| from an upload | uploads | answered after, p50 ms | p99 | 
 
 pub(super) async fn functions_are_called_soon_after_an_upload_by_each_leg(_: Ctx) -> Result<()> {
     let seed = seed()?;
-    let time = Duration::from_secs(if is_full() { 20 } else { 4 });
+    let time = Duration::from_secs(if is_full() { 10 } else { 4 });
     let build = if cfg!(debug_assertions) { "debug build" } else { "optimised build" };
     let title = format!("From an upload to its function, {} uploads/s, {build}", RATES.uploaded);
     let mut table = Table::with_head(&title, HEAD);
