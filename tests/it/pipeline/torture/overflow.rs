@@ -3,9 +3,9 @@
 //!
 //! With MinIO's defaults (`sync_events` off) an event waits for a worker in a memory that holds 50,000, for all targets
 //! of the node together. A worker hands the event to all targets of its bucket's rules at once, and waits for all of
-//! them: writing it to a `queue_dir` takes no time, sending it to a frozen receiver takes a minute. So a `queue_dir`
-//! alone keeps the memory empty, and does not help the events that have a leg without one beside it: they wait in
-//! memory, and where that is full they are dropped for both legs.
+//! them: writing it to a `queue_dir` takes a moment, sending it to a frozen receiver takes a minute. So with a
+//! `queue_dir` alone memory holds only what is made faster than it is written. It does not help events that have a leg
+//! without one beside it: they wait in memory, and where that is full they are dropped for both legs.
 //!
 //! Events are made by deleting objects that are not there, a thousand by one request, so that all of it lies within
 //! the minute. Every number is exact: nothing else makes events, nobody repeats a request, and MinIO counts.
@@ -42,9 +42,6 @@ const MEMORY: usize = 50_000;
 
 /// Events beyond that.
 const BEYOND: usize = 1_000;
-
-/// How often MinIO brings its metrics up to date, and a little more.
-const REFRESH: Duration = Duration::from_secs(15);
 
 /// Keys that one request deletes.
 const KEYS: usize = 1_000;
@@ -98,29 +95,28 @@ async fn memory_overflows(table: &mut Table) -> Result<()> {
     site.world.daemon.stop().await
 }
 
-/// The safe leg alone: every event lies in the `queue_dir`, and nothing is dropped. (That all of it arrives, other tests
-/// show; MinIO sends one at a time.)
+/// The safe leg alone: workers write to the `queue_dir` while events are made, so that memory holds only what is made
+/// faster than that. Each event is in the `queue_dir` in the end, or counted as dropped. (That all of it arrives, other
+/// tests show; MinIO sends one at a time.)
 async fn a_queue_dir_keeps_everything(table: &mut Table) -> Result<()> {
     let ctx = Ctx::new()?;
     let mut site = start(&ctx, false).await?;
     site.pause(Part::Daemon)?;
     let took = flood(&site).await?;
     // The one that is being sent is there, too.
-    eventually("every event is in the `queue_dir`", PATIENCE, async || {
-        let kept = kept(&site)?;
-        ensure!(kept == MEMORY + BEYOND, "{kept} are there");
+    eventually("every event is in the `queue_dir` or dropped", PATIENCE * 10, async || {
+        let (kept, dropped) = (kept(&site)?, dropped(&site).await?);
+        ensure!(kept + dropped == MEMORY + BEYOND, "{kept} are there, {dropped} were dropped");
         Ok(())
     })
     .await?;
-    tokio::time::sleep(REFRESH).await;
     let dropped = dropped(&site).await?;
     table.note(&format!(
-        "A target with `queue_dir` alone: of {} events within {:.0} s of a frozen daemon all are in it, MinIO says that \
-         it dropped {dropped}.",
+        "A target with `queue_dir` alone: of {} events within {:.0} s of a frozen daemon {dropped} were dropped, and all \
+         others are in it.",
         MEMORY + BEYOND,
         took.as_secs_f64(),
     ));
-    ensure!(dropped == 0, "{dropped} were dropped");
     site.world.daemon.stop().await
 }
 
