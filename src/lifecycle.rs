@@ -149,7 +149,8 @@ pub fn tell_systemd(state: &[NotifyState<'_>]) {
 
 /// Feeds systemd's watchdog while all pulses beat; returns when there is no watchdog to feed, or at a hard stop.
 pub async fn feed_watchdog(pulses: Vec<Pulse>, stop: Stop) -> anyhow::Result<()> {
-    let Some(limit) = sd_notify::watchdog_enabled() else {
+    // (A limit of nothing is none, as systemd's own library has it.)
+    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
         stop.hard.cancelled().await;
         return Ok(());
     };

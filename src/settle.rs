@@ -11,8 +11,7 @@
 //! * An interrupted attempt costs nothing and is due at once.
 //!
 //! **Age.** An event is given up at its binding's maximum age, whatever the fault. A wait that would end beyond that
-//! moment is cut so that a last attempt falls just before it. While the clocks are in doubt (`age_in_doubt`), nothing
-//! is given up by age.
+//! moment is cut so that a last attempt falls just before it. (`now` does not jump: `domain::steady`.)
 
 use std::time::Duration;
 
@@ -49,12 +48,10 @@ pub enum Verdict {
 /// What the decision rests on besides delivery, outcome and spec.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances {
-    /// The wall clock.
+    /// Now.
     pub now: Timestamp,
     /// A random number.
     pub entropy: u64,
-    /// The wall clock jumped a short while ago: ages cannot be trusted.
-    pub age_in_doubt: bool,
     /// The attempt began after an inspection that found the binding, in this revision, in step.
     pub inspected: bool,
 }
@@ -92,15 +89,12 @@ pub fn settle(
     }
     let now = circumstances.now;
     let failures = if charged > 0 { attempts } else { tries };
-    let mut due = spec.retry.next(now, failures, circumstances.entropy, outcome.retry_after);
-    if !circumstances.age_in_doubt {
-        let last_chance = last_chance(delivery, spec);
-        if last_chance <= now {
-            return Verdict::GivenUp(DeadReason::TooOld);
-        }
-        due = due.min(last_chance);
+    let due = spec.retry.next(now, failures, circumstances.entropy, outcome.retry_after);
+    let last_chance = last_chance(delivery, spec);
+    if last_chance <= now {
+        return Verdict::GivenUp(DeadReason::TooOld);
     }
-    Verdict::RetryAt { due, attempts, tries }
+    Verdict::RetryAt { due: due.min(last_chance), attempts, tries }
 }
 
 /// Whether a delivery is older than its binding allows, to be asked before an attempt.
@@ -163,8 +157,7 @@ mod tests {
     }
 
     fn decide(delivery: &Delivery, class: Class, change: impl FnOnce(&mut Circumstances)) -> Verdict {
-        let mut circumstances =
-            Circumstances { now: NOW, entropy: u64::MAX, age_in_doubt: false, inspected: false };
+        let mut circumstances = Circumstances { now: NOW, entropy: u64::MAX, inspected: false };
         change(&mut circumstances);
         settle(delivery, &Outcome::new(class, None, ""), &spec(), circumstances)
     }
@@ -194,7 +187,7 @@ mod tests {
     #[test]
     fn accepted_is_delivered_unless_the_result_is_asked_for() {
         let (mut spec, mut delivery) = (spec(), delivery(0, 0, 0));
-        let circumstances = Circumstances { now: NOW, entropy: 0, age_in_doubt: false, inspected: false };
+        let circumstances = Circumstances { now: NOW, entropy: 0, inspected: false };
         let accepted = Outcome::new(Class::Accepted, Some(202), "");
         let decide =
             |delivery: &Delivery, spec: &BindingSpec| settle(delivery, &accepted, spec, circumstances);
@@ -222,12 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn age_ends_every_wait_unless_the_clock_is_in_doubt() {
+    fn age_ends_every_wait() {
         let old = delivery(0, 7, 100);
         assert_eq!(decide(&old, Class::PlatformFault, |_| ()), Verdict::GivenUp(DeadReason::TooOld));
         assert!(is_too_old(&old, &spec(), NOW));
-        let verdict = decide(&old, Class::PlatformFault, |c| c.age_in_doubt = true);
-        assert!(matches!(verdict, Verdict::RetryAt { .. }));
     }
 
     #[test]
@@ -246,7 +237,7 @@ mod tests {
             let mut now = NOW;
             for fault in faults {
                 let class = [Class::FunctionFault, Class::Throttled, Class::PlatformFault][usize::from(fault)];
-                let circumstances = Circumstances { now, entropy, age_in_doubt: false, inspected: false };
+                let circumstances = Circumstances { now, entropy, inspected: false };
                 match settle(&delivery, &Outcome::new(class, None, ""), &spec, circumstances) {
                     Verdict::RetryAt { due, attempts, tries } => {
                         prop_assert!(due >= now && !is_too_old(&delivery, &spec, due));

@@ -385,6 +385,18 @@ impl Queue for World {
         Ok(lock(&self.backlogs).clone())
     }
 
+    async fn bring_forward(&self, _: &FunctionRef, _: Timestamp, _: Timestamp) -> Result<u64, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn keep_skew(&self, _: i64) -> Result<(), QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
+    async fn skew(&self) -> Result<i64, QueueError> {
+        unimplemented!("the admin API does not ask this")
+    }
+
     async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError> {
         unimplemented!("the admin API does not ask this")
     }

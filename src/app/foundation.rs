@@ -15,7 +15,7 @@ use crate::{
     lifecycle::Workers,
     mirror::{Authority, Mirror, MirrorHandle, MirrorOptions, MirrorParts, Start},
     platform::{Driver, rules::RulesDriver},
-    queue::{QueueOptions, SqliteQueue, StateDirLock, Writer, lock_state_dir},
+    queue::{QueueOptions, SqliteQueue, StateDirLock, Timekeeper, Writer, lock_state_dir},
     relations::{MySqlOptions, MySqlRelations, Relations, RelationsError, Role, SqliteRelations},
     telemetry::Chain,
 };
@@ -25,6 +25,7 @@ const WAKE_EVERY: Duration = Duration::from_millis(100);
 
 /// The stores and what follows them.
 pub(super) struct Foundation {
+    /// Steady time.
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) queue: Arc<SqliteQueue>,
@@ -32,7 +33,7 @@ pub(super) struct Foundation {
     pub(super) authority: Arc<dyn Relations>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) mirror: MirrorHandle,
-    workers: Option<(Writer, Mirror)>,
+    workers: Option<(Writer, Mirror, Timekeeper)>,
     /// Held for the life of the process.
     _lock: StateDirLock,
 }
@@ -46,6 +47,9 @@ impl Foundation {
         let state_dir = &config.node.state_dir;
         let lock = lock_state_dir(state_dir)?;
         let (queue, writer) = open_queue(config, config.relations.migrate_at_start).await?;
+        let queue = Arc::new(queue);
+        let (clock, timekeeper) = Timekeeper::wind(queue.clone(), clock).await.context("queue.db")?;
+        let clock: Arc<dyn Clock> = clock;
         let shared = shared(config)?;
         let local = open_local(state_dir, shared.is_some(), config.relations.migrate_at_start).await?;
         let catalog = Arc::new(Catalog::open(Arc::clone(&local), catalog_options(config)).await?);
@@ -67,8 +71,7 @@ impl Foundation {
         let options =
             MirrorOptions { admin_url: Some(admin_url), ..MirrorOptions::new(config.node.name.as_str()) };
         let (worker, mirror) = Mirror::new(parts, options).await?;
-        let queue = Arc::new(queue);
-        let workers = Some((writer, worker));
+        let workers = Some((writer, worker, timekeeper));
         Ok(Self { clock, entropy, queue, authority, catalog, mirror, workers, _lock: lock })
     }
 
@@ -80,9 +83,14 @@ impl Foundation {
         dispatcher: &Dispatcher,
         stop: &CancellationToken,
     ) {
-        let Some((writer, mirror)) = self.workers.take() else { return };
+        let Some((writer, mirror, timekeeper)) = self.workers.take() else { return };
         back.spawn("the queue's writer", async move {
             writer.run().await;
+            Ok(())
+        });
+        let keeping = stop.clone();
+        back.spawn("the timekeeper", async move {
+            timekeeper.run(keeping).await;
             Ok(())
         });
         let following = stop.clone();
@@ -90,7 +98,7 @@ impl Foundation {
         let (mirror, reconciler, stop) = (self.mirror.clone(), reconciler.clone(), stop.clone());
         let dispatcher = dispatcher.clone();
         back.spawn("what follows the bindings", async move {
-            let (mut woken, mut released) = (None, None);
+            let (mut woken, mut released, mut told) = (None, None, false);
             loop {
                 let status = mirror.status();
                 let revision = Some(status.revision);
@@ -101,8 +109,11 @@ impl Foundation {
                 // Whoever mended a binding released its deliveries where it runs; here they are released now.
                 if revision != released && status.start.is_some() {
                     match dispatcher.release_strays().await {
-                        Ok(_) => released = revision,
-                        Err(error) => tracing::error!(error = %Chain(&error), "held deliveries wait"),
+                        Ok(_) => (released, told) = (revision, false),
+                        Err(error) if !std::mem::replace(&mut told, true) => {
+                            tracing::error!(error = %Chain(&error), "held deliveries wait");
+                        }
+                        Err(_) => (),
                     }
                 }
                 tokio::select! {

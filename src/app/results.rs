@@ -126,7 +126,7 @@ impl ResultsPort {
         if signed.id != delivery.to_string() {
             return Err("webhook-id is not the delivery's id".into());
         }
-        signature::verify(&binding.secret, signed, body, self.clock.now())
+        signature::verify(&binding.secret, signed, body, self.clock.wall())
             .map_err(|error: Unverified| error.to_string())
     }
 

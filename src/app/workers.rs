@@ -57,11 +57,12 @@ pub(super) fn pump(
             }
         }
         let handlers = dispatcher.clone();
-        // A pump that cannot begin ends the process, however well the other goes.
-        tokio::try_join!(dispatcher.run(|| beats.0.beat()), async {
+        let handing_over = async {
             handlers.hand_over_letters().await;
             Ok(())
-        })?;
+        };
+        // A pump that cannot begin ends both.
+        tokio::try_join!(dispatcher.run(|| beats.0.beat()), handing_over)?;
         Ok(())
     });
 }

@@ -96,7 +96,7 @@ impl Handle {
         let signed = Signed::read(headers).map_err(ConfirmError::Unverified)?;
         let binding = self.relations.binding(id).await.map_err(ConfirmError::Unavailable)?;
         let binding = binding.ok_or(ConfirmError::NoSuchBinding(id))?;
-        signature::verify(&binding.secret, signed, body, self.clock.now())
+        signature::verify(&binding.secret, signed, body, self.clock.wall())
             .map_err(ConfirmError::Unverified)?;
         let said = serde_json::from_slice::<Confirmation>(body).ok();
         let said = said.filter(|said| said.rule.parse() == Ok(id) && said.state == "confirmed");

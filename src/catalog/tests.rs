@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::{collection::vec, prelude::*, sample::select};
 use tempfile::TempDir;
 
@@ -352,7 +354,7 @@ async fn a_functions_limits_are_the_least_of_its_bindings_that_came_to_be() {
         world.bind(spec("photos", "a", filter), state).await.unwrap();
     }
     world.follow().await;
-    let least = FunctionLimits { concurrency: 3, rate: Some(9.5) };
+    let least = FunctionLimits { concurrency: 3, rate: Some(9.5), longest_wait: Duration::from_hours(1) };
     assert_eq!(world.catalog.function_limits(&function).await.unwrap(), Some(least));
     assert_eq!(world.catalog.bindings_of_function(&function, 10).await.unwrap().len(), 4);
     assert_eq!(world.catalog.bindings_of_function(&function, 2).await.unwrap().len(), 2);

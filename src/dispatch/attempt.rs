@@ -61,7 +61,7 @@ impl Dispatcher {
         permit.begin();
         let outcome = tokio::select! {
             biased;
-            outcome = self.invoke(binding, delivery, at) => outcome,
+            outcome = self.invoke(binding, delivery) => outcome,
             () = self.inner.hard.cancelled() => Outcome::new(Class::Interrupted, None, "cut off by the shutdown"),
         };
         let ended = parts.clock.monotonic();
@@ -87,7 +87,7 @@ impl Dispatcher {
         Made { outcome, record, verdict }
     }
 
-    async fn invoke(&self, binding: &Binding, delivery: &Delivery, now: Timestamp) -> Outcome {
+    async fn invoke(&self, binding: &Binding, delivery: &Delivery) -> Outcome {
         let parts = &self.inner.parts;
         let Some(driver) = parts.drivers.get(&delivery.function.platform) else {
             let detail = format!("platform `{}` is not in the config", delivery.function.platform);
@@ -103,8 +103,13 @@ impl Dispatcher {
             },
         };
         let callback_url = parts.callbacks.as_ref().and_then(|callbacks| callbacks.url(binding, delivery));
-        let call =
-            Call { binding, delivery, now, callback_url: callback_url.as_deref(), letter: letter.as_ref() };
+        let call = Call {
+            binding,
+            delivery,
+            now: parts.clock.wall(),
+            callback_url: callback_url.as_deref(),
+            letter: letter.as_ref(),
+        };
         let invoked = AssertUnwindSafe(driver.invoke(call)).catch_unwind();
         match tokio::time::timeout(binding.spec.timeout() + OVERTIME, invoked).await {
             Ok(Ok(outcome)) => outcome,
@@ -123,12 +128,8 @@ impl Dispatcher {
         let parts = &self.inner.parts;
         let inspected =
             outcome.class == Class::BindingBroken && self.was_inspected(binding, delivery, began).await;
-        let circumstances = Circumstances {
-            now: parts.clock.now(),
-            entropy: parts.entropy.next(),
-            age_in_doubt: self.inner.ages.in_doubt(parts.clock.as_ref()),
-            inspected,
-        };
+        let circumstances =
+            Circumstances { now: parts.clock.now(), entropy: parts.entropy.next(), inspected };
         settle(delivery, outcome, &binding.spec, circumstances)
     }
 

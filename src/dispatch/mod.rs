@@ -32,7 +32,6 @@
 //! cannot be, and let go it would be lost). What was delivered and cannot be recorded is not called again meanwhile: its
 //! attempt owns it until the record is made. The pump waits a second between its looks.
 
-mod age;
 mod agenda;
 mod attempt;
 mod breaker;
@@ -70,7 +69,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{age::JumpGuard, agenda::Agenda, lane::Lane};
+use self::{agenda::Agenda, lane::Lane};
 pub use self::{
     custody::{Custodian, Custody},
     lane::Flow,
@@ -178,7 +177,6 @@ struct Inner {
     /// The last inspection that found a binding in step.
     inspections: Mutex<BTreeMap<BindingId, InStep>>,
     suspicions: mpsc::Sender<BindingId>,
-    ages: JumpGuard,
     agenda: Arc<Agenda>,
     /// Functions whose breaker turned and is not on disk yet.
     turned: Mutex<BTreeSet<FunctionRef>>,
@@ -252,14 +250,12 @@ impl Dispatcher {
     /// receives them inspects, and reports by [`Self::inspected`].
     pub fn new(parts: Parts) -> (Self, mpsc::Receiver<BindingId>) {
         let (suspicions, suspected) = mpsc::channel(256);
-        let ages = JumpGuard::new(parts.clock.as_ref());
         let inner = Inner {
             parts,
             lanes: Mutex::default(),
             running: Mutex::default(),
             inspections: Mutex::default(),
             suspicions,
-            ages,
             agenda: Arc::default(),
             turned: Mutex::default(),
             turn: Notify::new(),

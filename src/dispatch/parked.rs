@@ -7,7 +7,7 @@
 //! **What wakes it:** a lane that lists itself (something newly parked or due again, a permit that comes back to a lane
 //! that is behind, the end of an attempt whose delivery it had passed over), and a lane's alarm (the next due time, the
 //! rate's next token, the end of the breaker's time). Once a second it looks at every lane; so an alarm is set for no
-//! longer than that, and a jump of the wall clock delays nothing for longer.
+//! longer than that.
 //!
 //! While a breaker is open, the pump takes up only the probe: the delivery that is due longest.
 
@@ -66,8 +66,6 @@ impl Dispatcher {
         let parts = &self.inner.parts;
         let (mut alarms, mut all_at) = (Alarms::new(), parts.clock.monotonic());
         while !self.inner.soft.is_cancelled() {
-            // Asked each round, so that a jump is noticed while nothing else happens.
-            self.inner.ages.in_doubt(parts.clock.as_ref());
             let now = parts.clock.monotonic();
             if all_at <= now {
                 all_at = now + PERIOD;
@@ -274,7 +272,7 @@ impl Dispatcher {
         if !matches!(binding.state, State::Armed | State::Active) {
             return self.hold_back(delivery, now).await;
         }
-        if is_too_old(delivery, &binding.spec, now) && !self.inner.ages.in_doubt(parts.clock.as_ref()) {
+        if is_too_old(delivery, &binding.spec, now) {
             self.bury_parked(delivery, DeadReason::TooOld, None).await?;
             return Ok(Fit::Later(None));
         }

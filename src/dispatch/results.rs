@@ -9,8 +9,8 @@
 //!
 //! * *Succeeded*, whichever attempt it is of: the delivery is settled, its row removed. An attempt that runs meanwhile
 //!   finds no row to record anything on, and changes nothing.
-//! * *Failed*: the answer to its attempt, settled as any fault of the function. Of an attempt before the present one it
-//!   changes nothing: that one was given up waiting for, and was charged. While an attempt owns the delivery (its call's
+//! * *Failed*: the answer to the attempt that is waited for, settled as any fault of the function. Of any other it changes
+//!   nothing: that was given up waiting for and charged, or is made again (after a replay, or a crash). While an attempt owns the delivery (its call's
 //!   own answer may be on the way) it is refused for a moment, and comes again.
 //! * The delivery is a *dead letter*: a success is noted with the letter, which stays for the operator to judge.
 //!
@@ -18,7 +18,6 @@
 //! the report finds nothing, which is as good.
 //!
 //! **No report in time**: the pump takes the row up as every other, and the attempt is recorded as the function's fault.
-//! While the clocks are in doubt it waits as long again in place of that: a jump ends no wait before its time.
 //!
 //! Reports and the pump exclude each other by the claim; a row that the pump has read is read again under it.
 
@@ -54,7 +53,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether it is of the attempt that the delivery waits for, or that was under way when the process ended.
+    /// Whether it is of the attempt that is under way, or comes next.
     fn is_of(&self, delivery: &Delivery) -> bool {
         self.attempt == delivery.tries.saturating_add(1)
     }
@@ -120,7 +119,9 @@ impl Dispatcher {
         let Some(running) = self.claim(&lane, &seen) else { return Ok(Taken::Busy) };
         // As it is now, when nobody else can change it.
         let Some(delivery) = queue.parked(report.delivery).await? else { return Ok(Taken::Busy) };
-        if !report.is_of(&delivery) {
+        // One that waits for nothing was replayed, or its call was under way when the process ended: it is called anyway, and
+        // what comes of that counts.
+        if !report.is_of(&delivery) || delivery.awaiting.is_none() {
             return Ok(Taken::Outdated);
         }
         let made = self.ended(binding, &delivery, report.outcome.clone(), report.took).await;
@@ -156,11 +157,7 @@ impl Dispatcher {
 
     /// The wait for a delivery's result is over, and nothing has come.
     pub(super) async fn overdue(&self, binding: &Binding, delivery: &Delivery) -> Result<Fit, QueueError> {
-        let clock = self.inner.parts.clock.as_ref();
         let wait = binding.spec.await_result().unwrap_or(PERIOD);
-        if self.inner.ages.in_doubt(clock) {
-            return self.put_off(delivery, clock.now().plus(wait), false).await;
-        }
         let detail = format!("no result came within {} s", wait.as_secs());
         let outcome = Outcome::new(Class::FunctionFault, None, detail);
         let report =

@@ -139,7 +139,7 @@ impl Bindings for Mirror {
         let of_it = || bindings.values().filter(is_its);
         let concurrency = of_it().map(|binding| binding.spec.concurrency).min()?;
         let rate = of_it().filter_map(|binding| binding.spec.rate_limit).min_by(f64::total_cmp);
-        Some(FunctionLimits { concurrency, rate })
+        Some(FunctionLimits { concurrency, rate, longest_wait: Duration::from_hours(1) })
     }
 }
 

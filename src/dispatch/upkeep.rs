@@ -5,8 +5,8 @@
 //! those that the queue still has deliveries of), never functions, of which there may be any number: `triggerd functions`
 //! shows those.
 //!
-//! **Each half minute, a sweep** asks the queue itself: for what is due and nobody told of, and for deliveries that are
-//! held though their binding is well (it was released while the mirror was behind) or gone (they become dead letters).
+//! **Each half minute, a sweep** asks the queue itself: for what is due and nobody told of, for what is due later than any
+//! wait can last, and for deliveries that are held though their binding is well (it was released while the mirror was behind) or gone (they become dead letters).
 //!
 //! **Breakers on disk.** When a breaker turns, its function is noted, and a loop writes what is true then: off the path
 //! of every event, and once for turns that follow each other quickly. So after a crash the file may lag by a moment: an
@@ -18,8 +18,8 @@ use futures_util::future::join_all;
 
 use super::{Deliveries, Dispatcher, breaker::Turn, lane::Lane, lock, parked::PERIOD};
 use crate::{
-    domain::{delivery::FunctionRef, outcome::Outcome},
-    queue::QueueError,
+    domain::{clock::Timestamp, delivery::FunctionRef, outcome::Outcome, retry::RetryPolicy},
+    queue::{Backlog, QueueError},
     telemetry::{Metric, happening::BreakerTurned},
 };
 
@@ -120,6 +120,9 @@ impl Dispatcher {
             let (count, age) = waiting.entry(Arc::clone(&backlog.function.platform)).or_default();
             *count += gauge(backlog.parked + backlog.held + backlog.awaiting);
             *age = age.max(backlog.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
+            if self.bring_forward(&backlog, now).await? {
+                self.lane(&backlog.function, 1).note_parked(now);
+            }
             if let Some(due) = backlog.earliest_due {
                 self.lane(&backlog.function, 1).note_parked(due);
             }
@@ -130,6 +133,26 @@ impl Dispatcher {
             Metric::ParkedOldest.set(age, &labels);
         }
         Ok(())
+    }
+
+    /// Has what is due later than any wait of its function can last be due now; whether there was anything. A jump of the
+    /// wall clock while nobody looked makes such moments, and a binding whose longest wait was shortened.
+    async fn bring_forward(&self, backlog: &Backlog, now: Timestamp) -> Result<bool, QueueError> {
+        let parts = &self.inner.parts;
+        let wait = backlog.latest_due.map_or(Duration::ZERO, |latest| latest.since(now));
+        if wait <= RetryPolicy::LEAST_LONGEST {
+            return Ok(false);
+        }
+        let limits = parts.bindings.function_limits(&backlog.function).await;
+        let longest =
+            limits.map_or(RetryPolicy::longest(RetryPolicy::MAX_WAIT_MS), |limits| limits.longest_wait);
+        if wait <= longest {
+            return Ok(false);
+        }
+        let count = parts.queue.bring_forward(&backlog.function, now.plus(longest), now).await?;
+        tracing::warn!(function = %backlog.function, count,
+            "deliveries were due later than any wait can last, and are due now; was the clock set back?");
+        Ok(count > 0)
     }
 
     /// Tells how many functions of each platform are away or shrunk.

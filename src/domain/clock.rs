@@ -75,8 +75,13 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 /// Where time comes from.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// The wall clock. It may jump.
+    /// The moment by which everything is stamped, waits and ages. In the daemon it does not jump (`steady`).
     fn now(&self) -> Timestamp;
+
+    /// The wall clock, to be compared with the clocks of others. It may jump.
+    fn wall(&self) -> Timestamp {
+        self.now()
+    }
 
     /// Time since some fixed moment of this process. It never jumps.
     fn monotonic(&self) -> Duration;

@@ -15,3 +15,4 @@ pub mod outcome;
 pub mod retry;
 pub mod secret;
 pub mod spec;
+pub mod steady;

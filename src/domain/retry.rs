@@ -55,6 +55,15 @@ impl RetryPolicy {
         Ok(())
     }
 
+    /// What a hint may ask for under any policy.
+    pub const LEAST_LONGEST: Duration = Duration::from_hours(1);
+
+    /// The longest that anything can wait under a policy with this `max_wait_ms`, which is what a hint is held to.
+    pub fn longest(max_wait_ms: u64) -> Duration {
+        let asked = max_wait_ms.saturating_mul(10).min(Self::MAX_WAIT_MS);
+        Duration::from_millis(asked).max(Self::LEAST_LONGEST)
+    }
+
     /// When to try again after `tries` attempts that did not succeed (at least 1).
     ///
     /// The wait is uniform between nothing and the exponential bound (full jitter, so that deliveries that failed
@@ -65,8 +74,7 @@ impl RetryPolicy {
         let bound = self.first_wait_ms.saturating_mul(1 << doublings).min(self.max_wait_ms);
         let bound_us = bound.saturating_mul(1_000);
         let jittered = u64::try_from((u128::from(entropy) * u128::from(bound_us)) >> 64).unwrap_or(bound_us);
-        let longest = (self.max_wait_ms.saturating_mul(10)).clamp(3_600_000, Self::MAX_WAIT_MS);
-        let asked = hint.unwrap_or_default().min(Duration::from_millis(longest));
+        let asked = hint.unwrap_or_default().min(Self::longest(self.max_wait_ms));
         now.plus(Duration::from_micros(jittered).max(asked))
     }
 }

@@ -86,13 +86,15 @@ pub struct BindingSpec {
     pub twin: bool,
 }
 
-/// What a function's bindings allow together: the least of each.
+/// What a function's bindings allow together: the least of each, unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FunctionLimits {
     /// Most calls at once.
     pub concurrency: u32,
     /// Most calls in a second; none without a limit.
     pub rate: Option<f64>,
+    /// The longest that a delivery to it can wait to be tried again; the greatest of all.
+    pub longest_wait: Duration,
 }
 
 /// The function of a spec, as the API writes it: two plain fields.

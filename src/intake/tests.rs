@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -27,6 +30,7 @@ use crate::{
         secret::SigningSecret,
         spec::FunctionLimits,
     },
+    lifecycle::Pulse,
     queue::{QueueOptions, SqliteQueue},
     source::Acknowledged,
 };
@@ -77,6 +81,8 @@ enum Matching {
     All(Vec<Arc<Binding>>),
     Unreadable,
     Panic,
+    /// Holds its thread up until it is told to go on.
+    Hangs(Arc<AtomicBool>),
     /// All, but not for this key before the gate opens.
     Waits(&'static str, Arc<Semaphore>, Vec<Arc<Binding>>),
 }
@@ -92,6 +98,12 @@ impl Matcher for Told {
             Matching::All(bindings) => Ok(bindings),
             Matching::Unreadable => anyhow::bail!("the file is gone"),
             Matching::Panic => panic!("on purpose"),
+            Matching::Hangs(go_on) => {
+                while !go_on.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(Vec::new())
+            }
             Matching::Waits(key, gate, bindings) => {
                 if event.key == key {
                     gate.acquire().await?.forget();
@@ -599,4 +611,23 @@ async fn what_was_cut_cannot_be_tried_again_and_a_row_of_our_own_can() {
     let bytes = serde_json::to_vec(&event).unwrap();
     let row = Quarantined { length: bytes.len() as u64, bytes, ..row };
     assert_eq!(bench.intake.again(&row, &from).await, Again::Unsafe);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn intake_that_hangs_falls_silent_and_beats_again_when_it_goes_on() {
+    let bench = Bench::new([]).await;
+    let go_on = Arc::new(AtomicBool::new(false));
+    bench.matches(Matching::Hangs(Arc::clone(&go_on)));
+    let pulse = Pulse::new("intake", Arc::clone(&bench.intake.clock));
+    let (sender, inbox) = mpsc::channel(4);
+    let (intake, beats) = (bench.intake.clone(), pulse.clone());
+    let running = tokio::spawn(async move { intake.run(inbox, || beats.beat()).await });
+    let (message, acknowledged) = bench.message(&origin(Redelivers::Yes, SOON), &body(&["a.jpg"]));
+    sender.send(message).await.unwrap();
+    bench.until("intake is silent", async || pulse.silent_for() > IDLE + Duration::from_secs(1)).await;
+    go_on.store(true, Ordering::Release);
+    assert_eq!(acknowledged.await, Ok(()));
+    bench.until("intake beats", async || pulse.silent_for() < IDLE).await;
+    drop(sender);
+    running.await.unwrap();
 }

@@ -60,6 +60,8 @@ impl Batch<'_> {
             Work::Unquarantine(id) => self.unquarantine(*id).await,
             Work::Expire(expired) => self.expire(*expired).await,
             Work::HandOver(letters, upto) => self.hand_over(letters, *upto).await,
+            Work::BringForward { function, latest, now } => self.bring_forward(function, *latest, *now).await,
+            Work::KeepSkew(micros) => self.keep_skew(*micros).await,
             Work::Reject { table, seq, problem } => self.reject(*table, *seq, problem).await,
             // Parks and deliveries come in runs, and closing is the writer's own affair.
             Work::Park(_) | Work::Delivered(_) | Work::Close => Ok(Step::Done(Ok(Answer::Nothing))),

@@ -71,6 +71,12 @@ pub(super) enum Work {
     Unquarantine(u64),
     Expire(Expired),
     HandOver(Vec<Handover>, i64),
+    BringForward {
+        function: FunctionRef,
+        latest: Timestamp,
+        now: Timestamp,
+    },
+    KeepSkew(i64),
     /// A row that cannot be read goes to the quarantine.
     Reject {
         table: Table,
@@ -119,6 +125,8 @@ impl Work {
             Self::Unquarantine(_) => "unquarantine",
             Self::Expire(_) => "expire",
             Self::HandOver(..) => "hand_over",
+            Self::BringForward { .. } => "bring_forward",
+            Self::KeepSkew(_) => "keep_skew",
             Self::Close => "close",
         }
     }

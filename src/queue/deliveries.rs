@@ -13,7 +13,7 @@ use super::{
 };
 use crate::domain::{
     clock::Timestamp,
-    delivery::DeadReason,
+    delivery::{DeadReason, FunctionRef},
     ids::{BindingId, DeliveryId},
     outcome::Attempt,
 };
@@ -177,6 +177,30 @@ impl Batch<'_> {
         };
         let query = query.bind(binding.as_bytes().to_vec()).bind(now.as_micros()).bind(STEP);
         let changed = query.execute(&mut *self.conn).await?.rows_affected();
+        Ok(step_of(changed))
+    }
+
+    /// What awaits its result is not due now, which would end the wait, but at the latest.
+    pub(super) async fn bring_forward(
+        &mut self,
+        function: &FunctionRef,
+        latest: Timestamp,
+        now: Timestamp,
+    ) -> Result<Step, sqlx::Error> {
+        let changed = sqlx::query(
+            "UPDATE delivery SET due = iif(awaiting_since IS NULL, ?4, ?3) WHERE seq IN \
+                 (SELECT seq FROM delivery INDEXED BY delivery_due \
+                  WHERE function = (SELECT id FROM function WHERE platform = ?1 AND name = ?2) \
+                  AND held = 0 AND due > ?3 ORDER BY due LIMIT ?5)",
+        )
+        .bind(&*function.platform)
+        .bind(&*function.name)
+        .bind(latest.as_micros())
+        .bind(now.as_micros())
+        .bind(STEP)
+        .execute(&mut *self.conn)
+        .await?
+        .rows_affected();
         Ok(step_of(changed))
     }
 

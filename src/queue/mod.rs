@@ -9,7 +9,8 @@
 //!
 //! Read `writer` for batches and failures, `trouble` for what a bad disk means, `parks`, `deliveries`, `letters`, `results`
 //! and `quarantine` for the verbs within a transaction, `read` and `search` for the others, `office` for what an operator
-//! asks, `open` for the file and `spool` for its owner, `offline` for what is done to the file of a daemon that does not
+//! asks, `open` for the file and `spool` for its owner, `timekeeper` for the time by which rows are due, `offline` for
+//! what is done to the file of a daemon that does not
 //! run (`verify`, `transfer`, `tables`).
 //!
 //! **Withdrawing.** A delivery is parked while its first attempt may still be running. Its [`Ticket`] says who was
@@ -38,6 +39,7 @@ mod sqlite;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod timekeeper;
 mod transfer;
 mod trouble;
 mod verify;
@@ -70,6 +72,7 @@ pub use results::{Results, Wait};
 pub use retention::{Retention, Sweeper};
 pub use spool::{StateDirError, StateDirLock, lock_state_dir};
 pub use sqlite::SqliteQueue;
+pub use timekeeper::Timekeeper;
 pub use transfer::{Count, Exported, Imported, TransferError};
 pub use verify::{Check, Verified};
 pub use writer::Writer;
@@ -227,6 +230,8 @@ pub struct Backlog {
     pub parked: u64,
     /// When the first of all but the held ones is due.
     pub earliest_due: Option<Timestamp>,
+    /// When the last of them is due.
+    pub latest_due: Option<Timestamp>,
     /// Deliveries that are held.
     pub held: u64,
     /// Deliveries that await their result.
@@ -312,6 +317,21 @@ pub trait Queue: Results + Send + Sync + fmt::Debug {
         function: &FunctionRef,
         running: &[DeliveryId],
     ) -> Result<Option<Timestamp>, QueueError>;
+
+    /// Has deliveries of a function that wait to be tried again, and are due later than `latest`, be due at `now`; how
+    /// many. Held ones are left alone; those that await their result are due at `latest`.
+    async fn bring_forward(
+        &self,
+        function: &FunctionRef,
+        latest: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, QueueError>;
+
+    /// Keeps by how many microseconds the wall clock is ahead of the moments that are kept here.
+    async fn keep_skew(&self, micros: i64) -> Result<(), QueueError>;
+
+    /// By how many microseconds the wall clock was ahead when that was kept last.
+    async fn skew(&self) -> Result<i64, QueueError>;
 
     /// How much each function has parked.
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError>;

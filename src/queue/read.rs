@@ -102,11 +102,13 @@ pub(super) async fn next_due(
     Ok(due.map(Timestamp::from_micros))
 }
 
-/// From the functions' own counts and two searches of an index for each: however much is parked, it reads no more.
+/// From the functions' own counts and three searches of an index for each: however much is parked, it reads no more.
 pub(super) const BACKLOG: &str = "\
     SELECT f.platform, f.name, f.parked - f.held - f.awaiting AS parked, f.held, f.awaiting, \
         (SELECT d.due FROM delivery d INDEXED BY delivery_due WHERE d.function = f.id AND d.held = 0 \
          ORDER BY d.due LIMIT 1) AS earliest, \
+        (SELECT d.due FROM delivery d INDEXED BY delivery_due WHERE d.function = f.id AND d.held = 0 \
+         ORDER BY d.due DESC LIMIT 1) AS latest, \
          (SELECT d.accepted_at FROM delivery d INDEXED BY delivery_of_function WHERE d.function = f.id \
           ORDER BY d.seq LIMIT 1) AS oldest \
     FROM function f WHERE f.parked > 0 ORDER BY f.platform, f.name";
@@ -119,12 +121,17 @@ pub(super) async fn backlog(pool: &SqlitePool) -> Result<Vec<Backlog>, sqlx::Err
             function: function_of(row)?,
             parked: count("parked")?,
             earliest_due: row.try_get::<Option<i64>, _>("earliest")?.map(Timestamp::from_micros),
+            latest_due: row.try_get::<Option<i64>, _>("latest")?.map(Timestamp::from_micros),
             held: count("held")?,
             awaiting: count("awaiting")?,
             oldest: row.try_get::<Option<i64>, _>("oldest")?.map(Timestamp::from_micros),
         })
     });
     backlog.collect()
+}
+
+pub(super) async fn skew(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT micros FROM skew WHERE one = 1").fetch_one(pool).await
 }
 
 /// From one binding to the next by their index: it does not read the deliveries in between.

@@ -247,6 +247,23 @@ impl Queue for SqliteQueue {
         self.noted(next.map_err(|error| failed("next_due", error)))
     }
 
+    async fn bring_forward(
+        &self,
+        function: &FunctionRef,
+        latest: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, QueueError> {
+        self.count(Work::BringForward { function: function.clone(), latest, now }).await
+    }
+
+    async fn keep_skew(&self, micros: i64) -> Result<(), QueueError> {
+        self.ask(Work::KeepSkew(micros)).await.map(drop)
+    }
+
+    async fn skew(&self) -> Result<i64, QueueError> {
+        read::skew(self.readers()?).await.map_err(|error| failed("skew", error))
+    }
+
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
         let backlog = read::backlog(self.readers()?).await;
         self.noted(backlog.map_err(|error| failed("backlog", error)))

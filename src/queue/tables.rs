@@ -39,10 +39,10 @@ pub(super) const TABLES: [Table; 7] = [
     Table { name: "quarantine", number: Some("seq"), kept: &[], known: KNOWN_ITEM },
 ];
 
-/// Tables that stay: sqlx's own list of migrations, and how far this host has handed dead letters to handler functions
-/// (of which the header says what means something elsewhere).
+/// Tables that stay: sqlx's own list of migrations, how far this host has handed dead letters to handler functions (of which
+/// the header says what means something elsewhere), and the skew of its clock.
 #[cfg(test)]
-pub(super) const LOCAL: [&str; 2] = ["_sqlx_migrations", "handed_over"];
+pub(super) const LOCAL: [&str; 3] = ["_sqlx_migrations", "handed_over", "skew"];
 
 const KNOWN_ATTEMPT: &str = "EXISTS (SELECT 1 FROM delivery WHERE id = new.delivery) \
      OR EXISTS (SELECT 1 FROM dead_letter WHERE id = new.delivery)";

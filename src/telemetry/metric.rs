@@ -60,6 +60,7 @@ metrics! {
     QueueWritable: Gauge "triggerd_queue_writable", "1 while the last write to the queue file was done, 0 while it was not.";
     QueueBytes: Gauge "triggerd_queue_bytes", "Bytes of the queue file in use.";
     QueueMaxBytes: Gauge "triggerd_queue_max_bytes", "Bytes of the queue file that may be in use.";
+    ClockSkew: Gauge "triggerd_clock_skew_seconds", "How far the wall clock is ahead of the time by which deliveries wait and age, after it jumped.";
     Events: Counter "triggerd_events_total", "Events that came in, by source and whether they matched a binding.";
     Repeats: Counter "triggerd_event_repeats_total", "Repeated events, by source and whether the first copy was in flight or settled.";
     LoopsSuspected: Counter "triggerd_loops_suspected_total", "Events that seem to be caused by the function which they fire, by platform.";

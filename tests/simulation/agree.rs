@@ -97,7 +97,7 @@ impl Pair {
         }
         let (due, held) = (at(chance.below(100)), chance.percent(30));
         let attempted = chance.percent(50).then(|| attempt(chance));
-        let (name, answers) = match chance.below(20) {
+        let (name, answers) = match chance.below(22) {
             0..4 => {
                 let park = Park { delivery: one, due, held, attempt: attempted, ticket: Ticket::default() };
                 ("park", both(&disk.park(park.clone()), &queue.park(park).await))
@@ -150,6 +150,15 @@ impl Pair {
             18 => {
                 let (ours, theirs) = (disk.parked(id), queue.parked(id).await.unwrap());
                 ("parked", both(&shown(ours.as_slice()), &shown(theirs.as_slice())))
+            }
+            19 => {
+                let theirs = queue.bring_forward(&of, due, at(7)).await.unwrap();
+                ("bring_forward", both(&disk.bring_forward(&of, due, at(7)), &theirs))
+            }
+            20 => {
+                disk.skew = due.as_micros();
+                queue.keep_skew(due.as_micros()).await.unwrap();
+                ("keep_skew", both(&disk.skew, &queue.skew().await.unwrap()))
             }
             _ => ("next_due", both(&disk.next_due(&of, &[id]), &queue.next_due(&of, &[id]).await.unwrap())),
         };

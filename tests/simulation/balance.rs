@@ -30,8 +30,8 @@ const JITTER: Duration = Duration::from_millis(60);
 /// For how long a binding may be held or gone until no attempt may begin.
 const HELD: Duration = Duration::from_secs(5);
 
-/// How long after a jump nothing is given up by age.
-const DOUBT: Duration = Duration::from_mins(1);
+/// How much sooner than planned it may be tried, beside a twentieth of the time: a jump this small is none.
+const EARLY: Duration = Duration::from_secs(6);
 
 impl State {
     /// A source heard that a message is safe.
@@ -93,8 +93,11 @@ impl State {
         let (delivery, binding) = (call.delivery, call.binding);
         let mut wrong = Vec::new();
         let elapsed = self.elapsed();
-        let on_disk = self.disk.rows.contains_key(&delivery.id);
+        let row = self.disk.rows.get(&delivery.id);
+        let on_disk = row.is_some();
+        let early = row.map_or(Duration::ZERO, |row| row.due.since(self.steady()));
         let books = &mut self.books;
+        let unseen_jump = books.unseen_jump;
         let other = books.tracks.iter().find(|(id, track)| {
             **id != delivery.id && track.event == number && track.binding == binding.id.as_bytes()[0]
         });
@@ -114,6 +117,11 @@ impl State {
         }
         // A repeat of an event of before the restart is not known any more.
         let excused = excused || track.row_before;
+        // A repeat of its event fires it anew, with no tries before.
+        let waited = delivery.tries > 0 || !excused;
+        if waited && early > EARLY + elapsed / 20 && !unseen_jump {
+            wrong.push(format!("fired {early:?} before its time"));
+        }
         if let (Some(verb), false) = (track.recorded_now, excused) {
             wrong.push(format!("an attempt after its end was recorded ({verb})"));
         }
@@ -202,10 +210,8 @@ impl State {
         let id = letter.delivery.id;
         let track = self.books.tracks.get(&id)?;
         let (binding, _) = self.books.bindings.get(&letter.delivery.binding)?;
-        let jumped = self.books.jumped_at.map(|at| self.elapsed().saturating_sub(at));
-        let in_doubt = jumped.is_some_and(|since| since > Duration::from_millis(500) && since < DOUBT);
         let is_right = match letter.reason {
-            DeadReason::TooOld => self.books.jumps && !in_doubt,
+            DeadReason::TooOld => self.books.unseen_jump,
             DeadReason::Permanent => track.permanent > 0 || track.broken > 1,
             DeadReason::AttemptsExhausted => track.function_faults >= binding.spec.retry.max_attempts,
             DeadReason::Unbound => self.relating.unfit_for(binding.id, self.elapsed()).is_some(),

@@ -16,6 +16,7 @@ use triggerd::{
         delivery::FunctionRef,
         event::Event,
         ids::{BindingId, DeliveryId},
+        retry::RetryPolicy,
         spec::FunctionLimits,
     },
     intake::Matcher,
@@ -181,10 +182,15 @@ impl Bindings for SimCatalog {
     async fn function_limits(&self, function: &FunctionRef) -> Option<FunctionLimits> {
         let state = self.0.state();
         let of_it = state.relating.mirror.values().filter(|one| one.spec.function.to_ref() == *function);
-        let limits =
-            of_it.map(|one| FunctionLimits { concurrency: one.spec.concurrency, rate: one.spec.rate_limit });
+        let (mut limits, mut waits) = (Vec::new(), Vec::new());
+        for one in of_it {
+            limits.push((one.spec.concurrency, one.spec.rate_limit));
+            waits.push(one.spec.retry.max_wait_ms);
+        }
+        let longest_wait = RetryPolicy::longest(waits.into_iter().max()?);
         // All bindings of a function have the same rate here.
-        limits.min_by_key(|limits| limits.concurrency)
+        let (concurrency, rate) = limits.into_iter().min_by_key(|(concurrency, _)| *concurrency)?;
+        Some(FunctionLimits { concurrency, rate, longest_wait })
     }
 }
 

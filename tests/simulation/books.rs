@@ -10,11 +10,12 @@
 //! * what never comes again is on disk before it is fired;
 //! * the delivery of one event to one binding has one id, whatever happens;
 //! * beside a sick function its neighbour is served soon; where nothing fails, nothing that is due waits for a sweep;
-//! * given up only for the reason that is named, and never for its age near a jump of the clock;
+//! * given up only for the reason that is named, and never for an age that is a jump of the clock;
 //! * what an operator had forgotten is not called again, unless its event is brought again; what is replayed does not die
 //!   again without a call;
 //! * an item leaves the quarantine when all that it causes is safe (`operator`);
-//! * no more calls in any stretch of time than the function's rate allows.
+//! * no more calls in any stretch of time than the function's rate allows;
+//! * nothing that waits is fired before its time, whatever the wall clock says.
 //!
 //! At the end: every message is acknowledged or went back to a source that does not repeat (and was counted as lost);
 //! every delivery of an acknowledged message was answered well, or is a dead letter, or is held for a paused binding, or
@@ -102,7 +103,6 @@ pub(crate) struct Busy {
 /// The books of one run.
 pub(crate) struct Books {
     pub(crate) family: Family,
-    pub(crate) jumps: bool,
     pub(crate) bindings: BTreeMap<BindingId, (Binding, bool)>,
     pub(crate) legs: Vec<(Leg, LegState)>,
     /// Legs that were sent, by number.
@@ -119,7 +119,8 @@ pub(crate) struct Books {
     pub(crate) called_at: BTreeMap<FunctionRef, Vec<Duration>>,
     /// Functions that refuse nothing, so that no breaker opens and no concurrency shrinks.
     steady: BTreeSet<String>,
-    pub(crate) jumped_at: Option<Duration>,
+    /// The wall clock jumped, and a process that ended told nobody: its successor takes it for time that passed.
+    pub(crate) unseen_jump: bool,
     pub(crate) attempts: u64,
     pub(crate) violations: Vec<String>,
 }
@@ -138,7 +139,6 @@ impl Books {
             plan.bindings.iter().map(|one| (one.binding.id, (one.binding.clone(), one.stays_paused)));
         Self {
             family: plan.family,
-            jumps: !plan.jumps.is_empty(),
             bindings: bindings.collect(),
             legs: plan.legs.iter().map(|leg| (leg.clone(), LegState::Open)).collect(),
             sent: BTreeSet::new(),
@@ -156,7 +156,7 @@ impl Books {
                 .filter(|(temper, _)| temper.is_steady())
                 .map(|(_, number): (_, u32)| format!("f{number}"))
                 .collect(),
-            jumped_at: None,
+            unseen_jump: false,
             attempts: 0,
             violations: Vec::new(),
         }
@@ -178,7 +178,6 @@ impl Books {
         for handed in self.handed.values_mut() {
             handed.begin_anew();
         }
-        self.jumped_at = None;
         for (id, track) in &mut self.tracks {
             (track.running, track.well_now, track.recorded_now) = (false, false, None);
             track.row_before = disk.rows.contains_key(id) || disk.dead.contains_key(id);
@@ -193,10 +192,6 @@ impl Books {
                 *state = LegState::Lost;
             }
         }
-    }
-
-    pub(crate) fn jumped(&mut self, elapsed: Duration) {
-        self.jumped_at = Some(elapsed);
     }
 
     pub(crate) fn sent(&mut self, leg: usize, elapsed: Duration) {
@@ -280,7 +275,10 @@ impl Books {
         if verb == "replay" {
             track.recorded_now = None;
             track.silent_from = None;
-            (track.answered_well, track.function_faults, track.permanent, track.broken) = (0, 0, 0, 0);
+            // (An attempt that goes on meanwhile is counted on from what was charged before it.)
+            if !track.running {
+                (track.answered_well, track.function_faults, track.permanent, track.broken) = (0, 0, 0, 0);
+            }
             track.replay = Replay::Waits;
         }
     }

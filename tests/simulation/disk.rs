@@ -39,6 +39,7 @@ pub(crate) struct Disk {
     pub(crate) functions: BTreeMap<FunctionRef, FunctionState>,
     /// Up to which position dead letters were looked at for their handler functions.
     pub(crate) handed: i64,
+    pub(crate) skew: i64,
     seq: u64,
     letters: i64,
     /// The number of the newest item of the quarantine.
@@ -59,6 +60,7 @@ impl Disk {
             quarantine: Vec::new(),
             functions: BTreeMap::new(),
             handed: 0,
+            skew: 0,
             seq: 0,
             letters: 0,
             items: 0,
@@ -215,6 +217,7 @@ impl Disk {
                 function,
                 parked: 0,
                 earliest_due: None,
+                latest_due: None,
                 held: 0,
                 awaiting: 0,
                 oldest: Some(row.delivery.accepted_at),
@@ -228,6 +231,7 @@ impl Disk {
                     backlog.parked += 1;
                 }
                 backlog.earliest_due = backlog.earliest_due.into_iter().chain([row.due]).min();
+                backlog.latest_due = backlog.latest_due.max(Some(row.due));
             }
         }
         functions.into_values().collect()
@@ -245,6 +249,16 @@ impl Disk {
                 }
                 _ => continue,
             }
+            changed += 1;
+        }
+        changed
+    }
+
+    pub(crate) fn bring_forward(&mut self, function: &FunctionRef, latest: Timestamp, now: Timestamp) -> u64 {
+        let of_it = self.rows.values_mut().filter(|row| row.delivery.function == *function);
+        let mut changed = 0;
+        for row in of_it.filter(|row| row.held_since.is_none() && row.due > latest) {
+            row.due = if row.delivery.awaiting.is_none() { now } else { latest };
             changed += 1;
         }
         changed
@@ -311,11 +325,6 @@ impl Disk {
 
     pub(crate) fn function_states(&self) -> Vec<FunctionState> {
         self.functions.values().cloned().collect()
-    }
-
-    /// The latest moment at which a row that is not held is due.
-    pub(crate) fn last_due(&self) -> Option<Timestamp> {
-        self.rows.values().filter(|row| row.held_since.is_none()).map(|row| row.due).max()
     }
 }
 

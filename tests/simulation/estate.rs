@@ -78,11 +78,11 @@ impl State {
                 continue;
             }
             let handler = DeliveryId::of_letter(*id, letter.replays);
-            // A clock that jumped may have made it too old.
+            // A jump that nobody saw may have made it too old.
             let was_given = self.books.handed.contains_key(&handler)
                 || self.disk.rows.contains_key(&handler)
                 || self.books.forgotten.contains(&handler)
-                || self.books.jumps;
+                || self.books.unseen_jump;
             if *position > self.disk.handed {
                 open.push(format!("nobody has looked at the dead letter {name}"));
             } else if !was_given {

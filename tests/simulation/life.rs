@@ -16,10 +16,10 @@ use tokio::{
 use triggerd::{
     binding::{self, Handle, InspectionVerdict, Reconciler, Settings, Storage},
     dispatch::{self, Deliveries, Dispatcher},
-    domain::{clock::Clock, event::StorageName, ids::BindingId},
+    domain::{clock::Clock, event::StorageName, ids::BindingId, retry::RetryPolicy},
     intake::{Intake, Loops, Repeats},
     platform::Driver,
-    queue::QueueError,
+    queue::{QueueError, Timekeeper},
     telemetry::Recent,
 };
 
@@ -36,7 +36,8 @@ use crate::{
     world::{SimClock, World},
 };
 
-/// How long everything may take to be settled once everything is well; longer where the reconciler must mend first.
+/// How long everything may take to be settled once everything is well; longer where the reconciler must mend first, and where a jump of the
+/// clock went unseen: then nothing but the longest wait of all bounds how long a delivery waits.
 const PATIENCE: [Duration; 2] = [Duration::from_mins(2), Duration::from_mins(10)];
 
 /// How long it is watched after everything was settled: longer than the time between two sweeps.
@@ -94,7 +95,7 @@ async fn run(world: &Arc<World>) -> End {
         let elapsed = state.elapsed();
         state.relating.follow(None, elapsed);
     }
-    let clock: Arc<dyn Clock> = Arc::new(SimClock(Arc::clone(world)));
+    let Some(clock) = wind_clock(world, &queue).await else { return End::WorkerEnded };
     let entropy = Arc::new(SimEntropy(Mutex::new(world.state().chance.split())));
     let platform: Arc<dyn Driver> = Arc::new(SimPlatform(Arc::clone(world)));
     let recent = Arc::new(Recent::new(200));
@@ -133,13 +134,14 @@ async fn run(world: &Arc<World>) -> End {
         repeats: Repeats::new(10_000),
         loops: Arc::new(Loops::default()),
         recent,
-        clock,
+        clock: Arc::clone(&clock),
     };
     let desk = |intake: &Intake| Desk {
         world: Arc::clone(world),
         queue: queue.clone(),
         dispatcher: dispatcher.clone(),
         intake: intake.clone(),
+        clock: Arc::clone(&clock),
     };
     tokio::spawn(desk(&intake).work());
     let operator = desk(&intake);
@@ -186,6 +188,21 @@ async fn pump(dispatcher: Dispatcher) -> Result<(), QueueError> {
     tokio::try_join!(biased; dispatcher.run(|| ()), handlers).map(drop)
 }
 
+/// The clock of this life, kept by the real timekeeper; none when the queue cannot be read.
+async fn wind_clock(world: &Arc<World>, queue: &SimQueue) -> Option<Arc<dyn Clock>> {
+    let wall = Arc::new(SimClock(Arc::clone(world)));
+    match Timekeeper::wind(Arc::new(queue.clone()), wall).await {
+        Ok((clock, timekeeper)) => {
+            tokio::spawn(timekeeper.run(tokio_util::sync::CancellationToken::new()));
+            Some(clock)
+        }
+        Err(error) => {
+            world.note(format_args!("the queue cannot be opened: {error}"));
+            None
+        }
+    }
+}
+
 /// Ends when the pump does though nobody told it to: the process with it.
 async fn ended_early(pump: JoinHandle<Result<(), QueueError>>, world: &World) -> End {
     match pump.await {
@@ -219,6 +236,8 @@ impl Life {
     /// Until nothing is open, and some time longer.
     async fn settle(&self) {
         let patience = PATIENCE[usize::from(self.world.plan.family == Family::Handshake)];
+        let unseen = self.world.state().books.unseen_jump;
+        let patience = patience + if unseen { RetryPolicy::LEAST_LONGEST } else { Duration::ZERO };
         let patient_until = self.world.state().elapsed() + patience;
         loop {
             let open = self.world.state().open_matters();
@@ -231,27 +250,11 @@ impl Life {
                 }
                 return;
             }
-            self.catch_up();
             sleep(Duration::from_secs(1)).await;
         }
         sleep(WATCHED).await;
         for matter in self.world.state().open_matters() {
             self.world.violation(format_args!("after the end {matter}"));
-        }
-    }
-
-    /// What was parked while the wall clock was ahead is due when the clock is there again: so it is, now.
-    fn catch_up(&self) {
-        if self.world.plan.jumps.is_empty() {
-            return;
-        }
-        let (now, due) = {
-            let state = self.world.state();
-            (state.now(), state.disk.last_due())
-        };
-        let ahead = due.map_or(0, |due| due.since(now).as_secs());
-        if ahead > 120 {
-            self.world.jump(i64::try_from(ahead).unwrap_or(0));
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use triggerd::{
     dispatch::{Deliveries, Dispatcher},
     domain::{
+        clock::Clock,
         delivery::{DeadReason, FunctionRef},
         ids::{BindingId, DeliveryId},
     },
@@ -25,6 +26,8 @@ pub(crate) struct Desk {
     pub(crate) queue: SimQueue,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) intake: Intake,
+    /// The daemon's own.
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// A walk over many letters that is not over.
@@ -101,7 +104,7 @@ impl Desk {
         if !self.may_be_called(letter.delivery.binding) {
             return Ok(None);
         }
-        let now = self.world.state().now();
+        let now = self.clock.now();
         let replayed = self.queue.replay(id, now).await?;
         if let Some(function) = &replayed {
             self.dispatcher.wake(function);
@@ -162,7 +165,7 @@ impl Desk {
             let (filter, cursor, limit) = (walk.filter.clone(), walk.cursor, walk.limit);
             let query = LetterQuery { filter, direction: Direction::OldestFirst, cursor, limit };
             let page = self.queue.dead_letters(&query).await?;
-            let now = self.world.state().now();
+            let now = self.clock.now();
             let fit: Vec<DeliveryId> = page
                 .letters
                 .iter()
@@ -199,11 +202,9 @@ impl Desk {
 
     /// What the retention does, sooner.
     async fn expire(&self) -> Result<(), QueueError> {
-        let (before, count) = {
-            let state = &mut *self.world.state();
-            let before = state.now().since(crate::scenario::EPOCH).mul_f32(0.5);
-            (crate::scenario::EPOCH.plus(before), state.chance.between(2, 20))
-        };
+        let before = self.clock.now().since(crate::scenario::EPOCH).mul_f32(0.5);
+        let before = crate::scenario::EPOCH.plus(before);
+        let count = self.world.state().chance.between(2, 20);
         let act = move |disk: &mut crate::disk::Disk| Ok(disk.expire(Some(before), Some(count)));
         self.queue.write("expire", None, act).await.map(drop)
     }
@@ -266,7 +267,7 @@ impl Desk {
                 self.queue.unquarantine(item.id).await?;
             }
             Again::Hopeless(reason) => {
-                let now = self.world.state().now();
+                let now = self.clock.now();
                 self.queue.requarantine(item.id, &reason, now).await?;
             }
             Again::Unsafe => (),

@@ -322,6 +322,28 @@ impl Queue for SimQueue {
         self.write(verb, None, move |disk| Ok(disk.hold(binding, held, now))).await
     }
 
+    async fn bring_forward(
+        &self,
+        function: &FunctionRef,
+        latest: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, QueueError> {
+        let function = function.clone();
+        self.write("bring_forward", None, move |disk| Ok(disk.bring_forward(&function, latest, now))).await
+    }
+
+    async fn keep_skew(&self, micros: i64) -> Result<(), QueueError> {
+        self.write("keep_skew", None, move |disk| {
+            disk.skew = micros;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn skew(&self) -> Result<i64, QueueError> {
+        self.read("skew", |disk| disk.skew).await
+    }
+
     async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError> {
         self.read("held_bindings", Disk::held_bindings).await
     }

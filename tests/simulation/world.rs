@@ -31,6 +31,10 @@ use crate::{
     scenario::{EPOCH, Scenario},
 };
 
+/// Seconds by which what is on disk may differ from the jumps that there were: it is written down a while after a change,
+/// and steady time catches up.
+const UNSEEN: u64 = 45;
+
 /// The world of one seed.
 pub(crate) struct World {
     pub(crate) plan: Scenario,
@@ -70,6 +74,8 @@ struct Time {
     /// This life's beginning; none between two lives.
     began: Option<Instant>,
     jumped: i64,
+    /// What it had jumped by when a life began with nothing parked.
+    steady_ahead: i64,
 }
 
 /// FNV-1a over everything that was noted.
@@ -101,6 +107,12 @@ impl State {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.time.wall()
+    }
+
+    /// The time by which everything waits, as long as no jump went unseen.
+    pub(crate) fn steady(&self) -> Timestamp {
+        let now = EPOCH.plus(self.elapsed()).as_micros();
+        Timestamp::from_micros(now + self.time.steady_ahead * 1_000_000)
     }
 
     pub(crate) fn life_began(&self) -> Duration {
@@ -144,7 +156,7 @@ impl World {
             walk: None,
             executions: Vec::new(),
             trace: Trace { hash: 0xcbf2_9ce4_8422_2325, lines: 0 },
-            time: Time { before: Duration::ZERO, began: None, jumped: 0 },
+            time: Time { before: Duration::ZERO, began: None, jumped: 0, steady_ahead: 0 },
             steps: 0,
             crash_at: None,
             crashed: false,
@@ -176,6 +188,12 @@ impl World {
         self.note(format_args!("life {life} begins"));
         let state = &mut *self.state();
         state.books.begin_life(&state.disk);
+        if state.disk.rows.is_empty() {
+            state.time.steady_ahead = state.time.jumped;
+        } else {
+            let jumped = state.time.jumped - state.time.steady_ahead;
+            state.books.unseen_jump |= jumped.abs_diff(state.disk.skew / 1_000_000) > UNSEEN;
+        }
     }
 
     /// The process is gone; its successor is there a second later. Before its runtime is dropped.
@@ -238,8 +256,6 @@ impl World {
         self.note(format_args!("the wall clock jumps by {seconds} s"));
         let mut state = self.state();
         state.time.jumped += seconds;
-        let elapsed = state.elapsed();
-        state.books.jumped(elapsed);
     }
 
     /// Writes a line into the trace.

@@ -319,6 +319,7 @@ async fn functions_show_what_waits_how_fast_it_drains_and_why_it_does_not() {
         function: function(platform, name),
         parked,
         earliest_due: None,
+        latest_due: None,
         held,
         awaiting: 3,
         oldest: Some(now),

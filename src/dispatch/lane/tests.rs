@@ -28,7 +28,10 @@ impl Lane {
     }
 
     fn limit(&self, concurrency: u32) {
-        self.set_limits(FunctionLimits { concurrency, rate: None }, NOW);
+        self.set_limits(
+            FunctionLimits { concurrency, rate: None, longest_wait: Duration::from_hours(1) },
+            NOW,
+        );
     }
 
     fn listed(&self) -> bool {
@@ -106,7 +109,10 @@ fn a_function_that_is_away_gets_a_probe_and_no_first_attempts() {
 #[test]
 fn a_permit_that_is_not_used_gives_token_and_probe_back() {
     let lane = lane(4);
-    lane.set_limits(FunctionLimits { concurrency: 4, rate: Some(10.0) }, NOW);
+    lane.set_limits(
+        FunctionLimits { concurrency: 4, rate: Some(10.0), longest_wait: Duration::from_hours(1) },
+        NOW,
+    );
     drop(lane.try_permit(NOW).unwrap());
     let mut used = lane.try_permit(NOW).unwrap();
     assert_eq!(lane.try_permit(NOW).unwrap_err(), Refused::Until(NOW + Duration::from_millis(100)));

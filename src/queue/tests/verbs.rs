@@ -1,6 +1,7 @@
 //! Parked deliveries: every verb.
 
-use super::*;
+use super::{super::deliveries::STEP, *};
+use crate::domain::clock::{Clock, ManualClock};
 
 #[tokio::test]
 async fn parked_delivery_comes_back_when_it_is_due_as_it_was() {
@@ -120,16 +121,63 @@ async fn backlog_counts_each_function() {
     {
         f.queue.park(Park { held, ..park(delivery(n, name), at(due)) }).await.unwrap();
     }
-    let of = |name, parked, earliest_due, held| Backlog {
+    let of = |name, parked, dues: Option<(i64, i64)>, held| Backlog {
         function: function(name),
         parked,
-        earliest_due,
+        earliest_due: dues.map(|(earliest, _)| at(earliest)),
+        latest_due: dues.map(|(_, latest)| at(latest)),
         held,
         awaiting: 0,
         oldest: Some(delivery(if name == "f" { 1 } else { 4 }, name).accepted_at),
     };
-    assert_eq!(f.queue.backlog().await.unwrap(), [of("f", 2, Some(at(3)), 1), of("g", 0, None, 1)]);
+    assert_eq!(f.queue.backlog().await.unwrap(), [of("f", 2, Some((3, 7)), 1), of("g", 0, None, 1)]);
     assert_eq!(f.queue.parked_of(binding(1)).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn what_is_due_too_late_is_brought_forward_but_not_what_is_held_or_of_another_function() {
+    let f = Fixture::new().await;
+    for (n, name, due, held) in
+        [(1, "f", 7, false), (2, "f", 9_000, false), (3, "f", 9_000, true), (4, "g", 9_000, false)]
+    {
+        f.queue.park(Park { held, ..park(delivery(n, name), at(due)) }).await.unwrap();
+    }
+    assert_eq!(f.queue.bring_forward(&function("f"), at(3_600), at(1)).await.unwrap(), 1);
+    assert_eq!(f.queue.bring_forward(&function("f"), at(3_600), at(1)).await.unwrap(), 0);
+    assert_eq!(f.due_ids(&function("f"), at(1)).await, [delivery(2, "f").id]);
+    assert_eq!(f.due_ids(&function("f"), at(8_000)).await, [delivery(2, "f").id, delivery(1, "f").id]);
+    assert!(f.due_ids(&function("g"), at(8_000)).await.is_empty());
+}
+
+#[tokio::test]
+async fn more_than_one_step_is_brought_forward_at_once() {
+    let f = Fixture::new().await;
+    let many = usize::try_from(STEP).unwrap() + 10;
+    let parks = (0..many).map(|n| f.queue.park(park(delivery(u32::try_from(n).unwrap(), "f"), at(9_000))));
+    futures_util::future::join_all(parks).await;
+    assert_eq!(f.queue.bring_forward(&function("f"), at(3_600), NOW).await.unwrap(), many as u64);
+    assert_eq!(f.queue.backlog().await.unwrap()[0].latest_due, Some(NOW));
+}
+
+#[tokio::test]
+async fn the_skew_of_the_clock_outlives_a_restart_while_something_waits() {
+    let hour = 3_600_000_000;
+    let f = Fixture::new().await;
+    f.queue.park(park(delivery(1, "f"), at(100))).await.unwrap();
+    let wall = Arc::new(ManualClock::at(NOW));
+    let (steady, mut keeper) = Timekeeper::wind(Arc::new(f.queue.clone()), wall.clone()).await.unwrap();
+    wall.jump(at(3_600));
+    keeper.keep().await.unwrap();
+    assert_eq!((steady.now(), f.queue.skew().await.unwrap()), (NOW, hour));
+
+    let f = f.reopen().await;
+    let (steady, _) = Timekeeper::wind(Arc::new(f.queue.clone()), wall.clone()).await.unwrap();
+    assert_eq!(steady.now(), NOW, "it goes on where it was");
+    f.queue.delivered(delivery(1, "f").id).await.unwrap();
+    let (steady, mut keeper) = Timekeeper::wind(Arc::new(f.queue.clone()), wall).await.unwrap();
+    assert_eq!(steady.now(), at(3_600), "nothing waits by it");
+    keeper.keep().await.unwrap();
+    assert_eq!(f.queue.skew().await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use futures_util::TryStreamExt;
 use super::{SqliteRelations, failed, statements};
 use crate::{
     domain::{
-        binding::Binding, delivery::FunctionRef, event::StorageName, ids::BindingId, spec::FunctionLimits,
+        binding::Binding, delivery::FunctionRef, event::StorageName, ids::BindingId, retry::RetryPolicy,
+        spec::FunctionLimits,
     },
     relations::{
         Head, RelationsError, Snapshot,
@@ -166,8 +167,10 @@ impl SqliteRelations {
         &self,
         function: &FunctionRef,
     ) -> Result<Option<FunctionLimits>, RelationsError> {
-        let (concurrency, rate): (Option<i64>, Option<f64>) = sqlx::query_as(
-            "SELECT MIN(concurrency), CAST(MIN(spec->>'rate_limit') AS REAL) FROM binding \
+        let (concurrency, rate, wait): (Option<i64>, Option<f64>, Option<i64>) = sqlx::query_as(
+            "SELECT MIN(concurrency), CAST(MIN(spec->>'rate_limit') AS REAL), \
+                 CAST(MAX(max(spec->>'$.retry.max_wait_ms', coalesce(spec->>'await_result_s', 0) * 1000)) AS INTEGER) \
+             FROM binding \
              WHERE platform = ? AND function_name = ? AND state NOT IN ('pending', 'rejected')",
         )
         .bind(&*function.platform)
@@ -176,7 +179,9 @@ impl SqliteRelations {
         .await
         .map_err(failed("read a function's limits"))?;
         let concurrency = concurrency.and_then(|least| u32::try_from(least).ok());
-        Ok(concurrency.map(|concurrency| FunctionLimits { concurrency, rate }))
+        let wait = wait.and_then(|wait| u64::try_from(wait).ok()).unwrap_or(RetryPolicy::MAX_WAIT_MS);
+        let longest_wait = RetryPolicy::longest(wait);
+        Ok(concurrency.map(|concurrency| FunctionLimits { concurrency, rate, longest_wait }))
     }
 }
 

@@ -158,7 +158,8 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         // The child is reaped only through `&mut self`, so the id cannot have gone to another process.
         kill_process(Pid::from_child(&self.child), signal)
             .with_context(|| format!("{} (pid {}) could not be signalled", self.name, self.id()))

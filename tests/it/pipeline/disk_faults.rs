@@ -25,11 +25,17 @@ pub(crate) const RECORDING: &str = include_str!("../../fixtures/minio/webhook-ob
 /// How long anything may take that waits for a slow disk, or for MinIO to send again.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-static SHIM: LazyLock<Result<(TempDir, PathBuf), String>> = LazyLock::new(|| {
+static SHIM: LazyLock<Shim> = LazyLock::new(|| build("disk_faults"));
+
+/// A library to be preloaded, in the folder that it is kept in.
+pub(crate) type Shim = Result<(TempDir, PathBuf), String>;
+
+/// Builds a C file of this folder.
+pub(crate) fn build(name: &str) -> Shim {
     let build = || -> Result<_> {
-        let folder = tempfile::Builder::new().prefix("triggerd-disk-").tempdir()?;
-        let library = folder.path().join("disk_faults.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/pipeline/disk_faults.c");
+        let folder = tempfile::Builder::new().prefix("triggerd-preload-").tempdir()?;
+        let library = folder.path().join(format!("{name}.so"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/pipeline/{name}.c"));
         let mut command = Command::new("cc");
         command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
         let output = command.output().context("cc was not started; remedy: install build-essential")?;
@@ -37,7 +43,7 @@ static SHIM: LazyLock<Result<(TempDir, PathBuf), String>> = LazyLock::new(|| {
         Ok((folder, library))
     };
     build().map_err(|error| format!("{error:#}"))
-});
+}
 
 /// What happens to the writes of the daemon's state directory.
 pub(crate) struct Disk {
@@ -92,10 +98,21 @@ pub(crate) struct Spool {
 
 impl Spool {
     pub(crate) async fn start(ctx: &Ctx, way: Way, extra: &str) -> Result<Self> {
+        let env = Disk::new(ctx.folder())?.env()?;
+        Self::start_in(ctx, way, extra, env).await
+    }
+
+    /// The same with this environment of the daemon's.
+    pub(crate) async fn start_in(
+        ctx: &Ctx,
+        way: Way,
+        extra: &str,
+        env: Vec<(&'static str, String)>,
+    ) -> Result<Self> {
         let disk = Disk::new(ctx.folder())?;
         let until_mended = "test -e \"$FOLDER/mended\" && echo \"$TRIGGER_KEY\" >> \"$FOLDER/etl.done\"";
         let functions = noting("thumb", "") + &noting("etl", until_mended) + &noting("once", "exit 3");
-        let plan = Plan { way, env: disk.env()?, extra: extra.to_owned(), ..Plan::webhook(&functions) };
+        let plan = Plan { way, env, extra: extra.to_owned(), ..Plan::webhook(&functions) };
         let world = World::start(ctx, &plan).await?;
         world.bind("photos", "thumb", &json!({})).await?;
         let patient = json!({"max_attempts": 1_000, "first_wait_ms": 200, "max_wait_ms": 1_000});
@@ -110,6 +127,11 @@ impl Spool {
 
     /// Sends one notification as MinIO does; what it is answered.
     pub(crate) async fn notify(&self, bucket: &str, key: &str) -> Result<StatusCode> {
+        self.notify_within(bucket, key, PATIENCE).await
+    }
+
+    /// The same, waiting for the answer at most so long.
+    pub(crate) async fn notify_within(&self, bucket: &str, key: &str, limit: Duration) -> Result<StatusCode> {
         let mut body: Value = serde_json::from_str(RECORDING)?;
         body["Key"] = format!("{bucket}/{key}").into();
         body["Records"][0]["padding"] = "x".repeat(self.padding).into();
@@ -117,7 +139,7 @@ impl Spool {
         record["bucket"]["name"] = bucket.into();
         record["object"]["key"] = key.into();
         let request = reqwest::Client::new().post(&self.world.source).bearer_auth(WEBHOOK_TOKEN);
-        Ok(request.timeout(PATIENCE).body(body.to_string()).send().await?.status())
+        Ok(request.timeout(limit).body(body.to_string()).send().await?.status())
     }
 
     /// Sends one notification again and again until it is taken, as MinIO does.

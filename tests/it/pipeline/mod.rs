@@ -4,6 +4,7 @@ mod away;
 mod bad_input;
 mod bad_requests;
 mod checks;
+mod clock;
 mod commands;
 mod crash;
 mod damage;
@@ -16,6 +17,8 @@ mod fates;
 mod firing;
 mod hostile;
 mod letters;
+mod life;
+mod life_faults;
 mod loops;
 mod neighbours;
 mod pace;
@@ -95,6 +98,8 @@ pub(crate) fn tests() -> Vec<Test> {
     tests.extend(disk_file::tests());
     tests.extend(disk_bounds::tests());
     tests.extend(disk_move::tests());
+    tests.extend(clock::tests());
+    tests.extend(life::tests());
     tests.extend(torture::tests());
     tests
 }

@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, ExitStatus, Output},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::{Method, StatusCode};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -350,6 +351,11 @@ impl Daemon {
         Ok(())
     }
 
+    /// Has it started in another environment from now on; the one before.
+    pub(crate) fn set_env(&mut self, env: Vec<(&'static str, String)>) -> Vec<(&'static str, String)> {
+        std::mem::replace(&mut self.env, env)
+    }
+
     /// `kill -9`, and nothing else.
     pub(crate) async fn kill9(&mut self) -> Result<()> {
         self.process.take().context("the daemon does not run")?.halt(Halt::Kill).await?;
@@ -377,6 +383,24 @@ impl Daemon {
         ensure!(status.success(), "the daemon ended with {status}");
         ensure!(!self.log()?.contains("did not end in time"), "a worker had to be cut off at the stop");
         Ok(())
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("the daemon does not run")?.signal(signal)
+    }
+
+    /// Waits until it ends by itself, or by a signal that it was sent; how it ended.
+    pub(crate) async fn ends(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("the daemon does not run")?;
+        let mut status = None;
+        wait_for("the daemon ends", SOON, async || {
+            status = process.ended().ok().flatten();
+            status.is_some()
+        })
+        .await
+        .with_context(|| process.log_tail())?;
+        status.context("it has ended")
     }
 
     /// A call of the admin API as the operator.
