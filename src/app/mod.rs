@@ -216,7 +216,9 @@ impl Daemon {
         tokio::select! {
             known = self.foundation.bindings_known() => {
                 if let Err(error) = known {
-                    return Some(error);
+                    // Whoever keeps them has ended; how, its own end tells.
+                    let ended = timeout(GRACE, self.back.next_ended()).await.ok().flatten();
+                    return Some(ended.map_or(error, ended_early));
                 }
             }
             () = self.stop.soft.cancelled() => return None,

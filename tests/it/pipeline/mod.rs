@@ -8,6 +8,7 @@ mod clock;
 mod commands;
 mod crash;
 mod damage;
+mod depth;
 mod disk;
 mod disk_bounds;
 mod disk_faults;
@@ -99,6 +100,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests.extend(disk_bounds::tests());
     tests.extend(disk_move::tests());
     tests.extend(clock::tests());
+    tests.extend(depth::tests());
     tests.extend(life::tests());
     tests.extend(torture::tests());
     tests
