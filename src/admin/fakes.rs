@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::{
     admin::wire::Explanation,
-    dispatch::Flow,
+    dispatch::{Flow, LastCalls},
     domain::{
         binding::{Binding, State as BindingState, Wanted},
         clock::{ManualClock, Timestamp},
@@ -84,6 +84,8 @@ impl World {
             rate_limit: Some(0.5),
             parked_per_s: 0.0,
             drained_per_s: 1.25,
+            died_per_s: 1.25,
+            last: Some(LastCalls { class: Class::FunctionFault, failed: 14, ended: until }),
             breaker: "open",
             open_until: Some(until),
             reason: "throttled: too many".into(),

@@ -13,7 +13,7 @@ use crate::{
 use super::{
     AdminState, Caller,
     problem::Problem,
-    wire::{BreakerView, FunctionView, Functions},
+    wire::{BreakerView, FunctionView, Functions, LastCallsView},
 };
 
 /// `GET /v1/functions`: every function that was called since the daemon started, or has deliveries parked. A platform
@@ -46,8 +46,9 @@ fn view(
 ) -> FunctionView {
     let (parked, held, awaiting, oldest) = backlog
         .map_or((0, 0, 0, None), |backlog| (backlog.parked, backlog.held, backlog.awaiting, backlog.oldest));
-    let (parked_per_s, drained_per_s) =
-        flow.as_ref().map_or((0.0, 0.0), |flow| (flow.parked_per_s, flow.drained_per_s));
+    let (parked_per_s, drained_per_s, died_per_s) = flow
+        .as_ref()
+        .map_or((0.0, 0.0, 0.0), |flow| (flow.parked_per_s, flow.drained_per_s, flow.died_per_s));
     FunctionView {
         platform: function.platform.to_string(),
         function: function.name.to_string(),
@@ -57,6 +58,13 @@ fn view(
         oldest_age_s: oldest.map(|oldest| now.since(oldest).as_secs()),
         parked_per_s: rounded(parked_per_s),
         drained_per_s: rounded(drained_per_s),
+        died_per_s: rounded(died_per_s),
+        last: flow.as_ref().and_then(|flow| flow.last).map(|last| LastCallsView {
+            class: last.class,
+            failed_in_a_row: last.failed,
+            ended_at: last.ended,
+            ago_s: now.since(last.ended).as_secs(),
+        }),
         empty_in_s: empty_in(parked, drained_per_s - parked_per_s),
         running: flow.as_ref().map_or(0, |flow| flow.running),
         concurrency: flow.as_ref().map(|flow| flow.concurrency),
@@ -65,6 +73,9 @@ fn view(
         breaker: flow.map_or_else(BreakerView::closed, |flow| BreakerView {
             state: flow.breaker.to_owned(),
             open_until: flow.open_until,
+            open_for_ms: flow
+                .open_until
+                .map(|until| u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX)),
             reason: flow.reason,
         }),
     }

@@ -12,7 +12,7 @@ use crate::{
         event::Event,
         event_name::EventName,
         ids::{BindingId, DeliveryId},
-        outcome::Attempt,
+        outcome::{Attempt, Class},
         retry::RetryPolicy,
     },
     queue::{DeadLetter, Item},
@@ -441,8 +441,14 @@ pub struct FunctionView {
     pub oldest_age_s: Option<u64>,
     /// Deliveries parked in a second, over the last minute.
     pub parked_per_s: f64,
-    /// Parked deliveries settled in a second, over the last minute.
+    /// Parked deliveries settled in a second, over the last minute: delivered, or given up.
     pub drained_per_s: f64,
+    /// Deliveries that became dead letters in a second, over the last minute.
+    #[serde(default)]
+    pub died_per_s: f64,
+    /// What its last calls came to; none when it was not called since the daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastCallsView>,
     /// Estimated seconds until nothing is parked, held and awaiting ones aside; none when it does not shrink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty_in_s: Option<u64>,
@@ -461,6 +467,19 @@ pub struct FunctionView {
     pub breaker: BreakerView,
 }
 
+/// What a function's last calls came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastCallsView {
+    /// What the last one came to.
+    pub class: Class,
+    /// How many failed in a row up to it, whatever the fault; 0 when it went well.
+    pub failed_in_a_row: u32,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// How many seconds ago that was.
+    pub ago_s: u64,
+}
+
 /// A circuit breaker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakerView {
@@ -469,6 +488,9 @@ pub struct BreakerView {
     /// Until when no call goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_until: Option<Timestamp>,
+    /// How many milliseconds that is from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_for_ms: Option<u64>,
     /// Why it opened.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -477,7 +499,7 @@ pub struct BreakerView {
 impl BreakerView {
     /// One that is closed.
     pub(super) fn closed() -> Self {
-        Self { state: "closed".to_owned(), open_until: None, reason: String::new() }
+        Self { state: "closed".to_owned(), open_until: None, open_for_ms: None, reason: String::new() }
     }
 }
 

@@ -79,7 +79,9 @@ pub(super) enum Command {
     /// Show what fired lately on this daemon, and what came of it; newest first.
     #[command(after_help = OUTCOMES)]
     Outcomes(OutcomesArgs),
-    /// Show how each function flows on this daemon: what waits, how fast it drains, its limits and circuit breaker.
+    /// Show how each function flows on this daemon: what its last calls came to, what waits, its limits
+    /// and circuit breaker.
+    #[command(after_help = FUNCTIONS)]
     Functions,
     /// List the daemons that share the relations, or forget one that will not return.
     Nodes(NodesArgs),
@@ -117,6 +119,22 @@ Outcomes:
   loop_suspected     a function seems to fire itself
 
 AT is when an attempt began, TOOK how long it was under way. Lines are in the order in which things ended.";
+
+const FUNCTIONS: &str = "\
+Columns:
+  FUNCTION  the functions that were called since this daemon started, or have deliveries parked
+  LAST      what the last call came to, and when; how many failed in a row, whosever fault (words: `help outcomes`)
+  PARKED    deliveries on disk that wait for their next attempt, or for a free permit
+  HELD      deliveries on disk that wait for their binding to be mended, or taken back
+  OLDEST    age of the one that is on disk longest
+  DRAINS    parked deliveries that left the disk in a second, over the last minute: delivered, or given up (DIED)
+  DIED      deliveries given up in a second, over the last minute; `triggerd dead-letters list --function` has them
+  EMPTY IN  when nothing is parked any more, at the pace of the last minute; - when it does not shrink
+  RUNNING   attempts under way now
+  AT ONCE   how many may run at once now, of how many its bindings allow; fewer after 429 and 503
+  RATE      how many calls in a second its bindings allow
+  BREAKER   closed: calls go as they come. open: none goes until a probe asks again. half_open: the probe is next, or
+            on its way. A function's own failures do not open it: see LAST and DIED for those";
 
 const QUEUE_EXAMPLES: &str = "\
 Examples:

@@ -517,7 +517,15 @@ async fn functions_are_a_table_or_json() {
     assert!(host.run("functions").await.err.contains("no function was called"));
     host.world.flow_of_one_away(Timestamp::from_micros(1_700_000_000_000_000));
     let ran = host.run("functions").await;
-    for part in ["local/thumb", "4 of 16", "0.5/s", "1.3/s", "open until 2023-11-14", "throttled: too many"] {
+    for part in [
+        "local/thumb",
+        "14 failed, function_fault",
+        "4 of 16",
+        "0.5/s",
+        "1.3/s",
+        "open, probe in",
+        "throttled: too many",
+    ] {
         assert!(ran.done().contains(part), "{part} is not in\n{}", ran.out);
     }
     let json = host.run("functions --json").await.json();

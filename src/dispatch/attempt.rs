@@ -8,7 +8,13 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{Dispatcher, Running, handlers::obituary, lane::LanePermit, lock, parked::PERIOD};
+use super::{
+    Dispatcher, Running,
+    handlers::obituary,
+    lane::{Count, LanePermit},
+    lock,
+    parked::PERIOD,
+};
 use crate::{
     domain::{
         binding::Binding,
@@ -180,7 +186,7 @@ impl Dispatcher {
         running.end();
         match due {
             Some(due) => lane.note_parked(due),
-            None => lane.count(false, self.inner.parts.clock.monotonic()),
+            None => lane.count(Count::Settled, self.inner.parts.clock.monotonic()),
         }
     }
 
@@ -274,6 +280,8 @@ impl Dispatcher {
     fn tell_buried(&self, letter: &DeadLetter, buried: bool) {
         let DeadLetter { delivery, reason, died_at, .. } = letter;
         if buried {
+            let now = self.inner.parts.clock.monotonic();
+            self.lane(&delivery.function, 1).count(Count::Died, now);
             Buried { delivery, reason: *reason, at: *died_at }.tell(&self.inner.parts.recent);
         }
     }

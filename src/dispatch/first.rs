@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use tokio::time::sleep;
 
-use super::{Dispatcher, Running, Submission, attempt::Made, lane::Lane};
+use super::{
+    Dispatcher, Running, Submission,
+    attempt::Made,
+    lane::{Count, Lane},
+};
 use crate::{
     dispatch::Custody,
     domain::{
@@ -275,7 +279,7 @@ impl Dispatcher {
     /// Counts a delivery that is parked now and was not before.
     fn count_parked(&self, lane: &Lane, fresh: bool) {
         if fresh {
-            lane.count(true, self.inner.parts.clock.monotonic());
+            lane.count(Count::Parked, self.inner.parts.clock.monotonic());
         }
     }
 

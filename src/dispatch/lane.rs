@@ -14,6 +14,9 @@
 //! **Behind** is a lane whose due deliveries wait for a permit. It lists itself on the pump's agenda when one comes back;
 //! what waits for a moment (the rate's next token, the end of the breaker's time) is looked at at that moment.
 //!
+//! **What its last calls came to** is kept beside that, for the operator: a function that answers that it failed has a
+//! closed breaker, and looks well by its pace alone.
+//!
 //! Everything here is one short lock of one function. Nothing waits under it, and nothing of another function does.
 
 mod permit;
@@ -41,6 +44,7 @@ use crate::{
         clock::{Clock, Timestamp},
         delivery::FunctionRef,
         ids::DeliveryId,
+        outcome::Class,
         spec::FunctionLimits,
     },
     queue::FunctionState,
@@ -89,6 +93,9 @@ struct LaneState {
     running: BTreeSet<DeliveryId>,
     parked: Meter,
     settled: Meter,
+    died: Meter,
+    /// What the last calls came to, the moment by the process's own clock.
+    last: Option<(Class, u32, Duration)>,
 }
 
 /// Why there is no permit now.
@@ -98,6 +105,28 @@ pub enum Refused {
     Busy,
     /// Not before then: the breaker is open, or the rate used up.
     Until(Duration),
+}
+
+/// What a function's last calls came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastCalls {
+    /// What the last one came to.
+    pub class: Class,
+    /// How many failed in a row up to it; 0 when it went well.
+    pub failed: u32,
+    /// When it ended.
+    pub ended: Timestamp,
+}
+
+/// What became of deliveries, as it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// One was parked.
+    Parked,
+    /// A parked one is parked no longer: delivered, or given up.
+    Settled,
+    /// One became a dead letter, parked before or not.
+    Died,
 }
 
 /// What is known of a function's flow.
@@ -115,8 +144,12 @@ pub struct Flow {
     pub rate_limit: Option<f64>,
     /// Deliveries parked in a second, over the last minute.
     pub parked_per_s: f64,
-    /// Parked deliveries settled in a second, over the last minute.
+    /// Parked deliveries settled in a second, over the last minute: delivered, or given up.
     pub drained_per_s: f64,
+    /// Deliveries that became dead letters in a second, over the last minute.
+    pub died_per_s: f64,
+    /// What its last calls came to; none when it was not called since the daemon started.
+    pub last: Option<LastCalls>,
     /// `closed`, `open` or `half_open`.
     pub breaker: &'static str,
     /// Until when it is open.
@@ -150,6 +183,8 @@ impl Lane {
                 running: BTreeSet::new(),
                 parked: Meter::default(),
                 settled: Meter::default(),
+                died: Meter::default(),
+                last: None,
             }),
             agenda,
         })
@@ -255,10 +290,14 @@ impl Lane {
         self.note_parked(due);
     }
 
-    /// Counts deliveries that were parked, and parked ones that were settled.
-    pub fn count(&self, parked: bool, now: Duration) {
+    /// Counts one more.
+    pub fn count(&self, what: Count, now: Duration) {
         let mut state = self.state();
-        if parked { state.parked.add(now) } else { state.settled.add(now) }
+        match what {
+            Count::Parked => state.parked.add(now),
+            Count::Settled => state.settled.add(now),
+            Count::Died => state.died.add(now),
+        }
     }
 
     /// Has the pump look.
@@ -379,6 +418,12 @@ impl Lane {
             rate_limit: state.rate.as_ref().map(Rate::per_second),
             parked_per_s: state.parked.per_second(monotonic),
             drained_per_s: state.settled.per_second(monotonic),
+            died_per_s: state.died.per_second(monotonic),
+            last: state.last.map(|(class, failed, at)| {
+                let ago = i64::try_from(monotonic.saturating_sub(at).as_micros()).unwrap_or(i64::MAX);
+                let ended = Timestamp::from_micros(now.as_micros().saturating_sub(ago));
+                LastCalls { class, failed, ended }
+            }),
             breaker: state.breaker.state(monotonic),
             open_until: open_until.map(|until| now.plus(until.saturating_sub(monotonic))),
             reason: if open_until.is_some() { state.reason.clone() } else { String::new() },

@@ -72,7 +72,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{agenda::Agenda, lane::Lane};
 pub use self::{
     custody::{Custodian, Custody},
-    lane::Flow,
+    lane::{Flow, LastCalls},
     results::{Report, Taken},
 };
 use crate::{

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, sync::Arc, sync::atomic::Ordering, time::Durati
 use super::{
     Dispatcher, Running,
     attempt::Made,
-    lane::{Lane, LanePermit, Refused},
+    lane::{Count, Lane, LanePermit, Refused},
     lock,
 };
 use crate::{
@@ -238,7 +238,7 @@ impl Dispatcher {
         drop((running, permit));
         match due {
             Some(due) => lane.note_parked(due),
-            None => lane.count(false, self.inner.parts.clock.monotonic()),
+            None => lane.count(Count::Settled, self.inner.parts.clock.monotonic()),
         }
     }
 

@@ -26,6 +26,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Dispatcher,
     attempt::Made,
+    lane::Count,
     parked::{Fit, PERIOD},
 };
 use crate::{
@@ -102,7 +103,7 @@ impl Dispatcher {
             Some(delivery) if parts.queue.delivered(report.delivery).await? => {
                 self.tell(&delivery, Awaited::Succeeded, report);
                 let lane = self.lane(&delivery.function, binding.spec.concurrency);
-                lane.count(false, parts.clock.monotonic());
+                lane.count(Count::Settled, parts.clock.monotonic());
                 Ok(Taken::Delivered)
             }
             _ => self.not_parked(report).await,

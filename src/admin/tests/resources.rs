@@ -3,12 +3,13 @@
 use super::*;
 use crate::{
     admin::wire::Explanation,
-    dispatch::Flow,
+    dispatch::{Flow, LastCalls},
     domain::{
         binding::State as BindingState,
         clock::Timestamp,
         delivery::FunctionRef,
         ids::{DeliveryId, EventId},
+        outcome::Class,
     },
     queue::Backlog,
     telemetry::RecentOutcome,
@@ -311,6 +312,8 @@ async fn functions_show_what_waits_how_fast_it_drains_and_why_it_does_not() {
         rate_limit: Some(2.5),
         parked_per_s: 10.0,
         drained_per_s: 30.04,
+        died_per_s: 1.25,
+        last: Some(LastCalls { class: Class::FunctionFault, failed: 14, ended: now }),
         breaker: "open",
         open_until: Some(now),
         reason: "platform_fault: no answer".into(),
@@ -336,6 +339,9 @@ async fn functions_show_what_waits_how_fast_it_drains_and_why_it_does_not() {
     );
     assert_eq!((&thumb["drained_per_s"], &thumb["rate_limit"]), (&json!(30.0), &json!(2.5)));
     assert_eq!((&thumb["concurrency"], &thumb["concurrency_limit"]), (&json!(2), &json!(16)));
+    let last = &thumb["last"];
+    assert_eq!((&last["class"], &last["failed_in_a_row"]), (&json!("function_fault"), &json!(14)));
+    assert!(last["ago_s"].is_u64() && thumb["breaker"]["open_for_ms"].is_u64(), "{thumb}");
     assert_eq!(thumb["breaker"]["state"], "open");
     assert_eq!(thumb["breaker"]["reason"], "platform_fault: no answer");
     assert!(thumb["oldest_age_s"].is_u64() && thumb["breaker"]["open_until"].is_string(), "{thumb}");

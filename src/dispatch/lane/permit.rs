@@ -49,9 +49,14 @@ impl LanePermit {
         }
         let took = now.saturating_sub(began).as_micros();
         state.pace.push_back(u64::try_from(took).unwrap_or(u64::MAX));
-        if matches!(outcome.class, Class::Ok | Class::Accepted) {
+        let failed_before = state.last.map_or(0, |(_, failed, _)| failed);
+        let failed = if matches!(outcome.class, Class::Ok | Class::Accepted) {
             state.concurrency.succeeded();
-        }
+            0
+        } else {
+            failed_before.saturating_add(1)
+        };
+        state.last = Some((outcome.class, failed, now));
         let trouble = match signal {
             Signal::Overload => state.concurrency.overloaded(began, now) || self.probe,
             Signal::Trouble => true,

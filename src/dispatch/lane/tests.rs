@@ -49,6 +49,26 @@ fn attempt(lane: &Arc<Lane>, took: Duration, class: Class) -> Option<Turn> {
 }
 
 #[test]
+fn what_the_last_calls_came_to_is_told() {
+    let (lane, clock) = (lane(3), clock());
+    let last = || lane.flow(clock.now(), clock.monotonic()).last;
+    assert_eq!(last(), None);
+    for (class, failed) in [
+        (Class::FunctionFault, 1),
+        (Class::Throttled, 2),
+        (Class::Interrupted, 2),
+        (Class::Permanent, 3),
+        (Class::Ok, 0),
+        (Class::FunctionFault, 1),
+    ] {
+        attempt(&lane, Duration::ZERO, class);
+        let last = last().expect("it was called");
+        assert_eq!((last.failed, last.ended), (failed, clock.now()), "{class:?}");
+        assert!(last.class == class || class == Class::Interrupted);
+    }
+}
+
+#[test]
 fn limit_lowered_while_permits_are_out_holds_as_they_come_back() {
     let lane = lane(3);
     let permits: Vec<_> = (0..3).map(|_| lane.try_permit(NOW).unwrap()).collect();
