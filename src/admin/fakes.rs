@@ -521,7 +521,7 @@ impl LetterOffice for World {
 
     async fn requarantine(&self, id: u64, reason: &str, now: Timestamp) -> Result<bool, QueueError> {
         Ok(lock(&self.quarantined).get_mut(&id).is_some_and(|item| {
-            item.what.reason = reason.into();
+            item.what.reason = Quarantined::reason_after(&item.what.reason, reason);
             item.tries += 1;
             item.tried_at = Some(now);
             true

@@ -1,7 +1,7 @@
 //! `/v1/quarantine`: what could never be processed, with its bytes. For the operator alone: nobody knows whose it is.
 //!
 //! Trying again takes an item out of the quarantine only once everything it causes is safe; one that can still not be
-//! processed stays, with the new reason.
+//! processed stays, with its first reason and the new one.
 
 use std::sync::Arc;
 

@@ -122,6 +122,12 @@ pub struct DeadLetterSummary {
     pub died_at: Timestamp,
     /// How many attempts were kept.
     pub attempts: usize,
+    /// How many attempts were charged to the function: those that it failed itself.
+    #[serde(default)]
+    pub charged: u32,
+    /// How many calls were made without success, those that were no fault of the function included.
+    #[serde(default)]
+    pub tries: u32,
     /// How often it was replayed before.
     pub replays: u32,
     /// The event's storage.
@@ -146,6 +152,8 @@ impl From<&DeadLetter> for DeadLetterSummary {
             detail: letter.detail.clone(),
             died_at: letter.died_at,
             attempts: letter.attempts.len(),
+            charged: delivery.attempts,
+            tries: delivery.tries,
             replays: letter.replays,
             storage: event.storage.to_string(),
             bucket: event.bucket.clone(),

@@ -201,7 +201,14 @@ impl Daemon {
         match failed {
             Some(error) => Err(error),
             None if hurried => {
-                tracing::warn!("stopped; what was running is parked and due at the next start");
+                match self.dispatcher.left_behind() {
+                    0 => tracing::warn!("stopped; what was running is parked and due at the next start"),
+                    left => tracing::error!(
+                        left,
+                        "stopped; this many deliveries could not be parked: their sources bring them again, except those \
+                         that never redeliver, whose deliveries are lost"
+                    ),
+                }
                 Ok(())
             }
             None => {

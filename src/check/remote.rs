@@ -190,6 +190,9 @@ pub struct StorageProbe {
     ask: AskStorage,
 }
 
+/// A target whose type fits sources of both legs.
+const EITHER: &str = "one of a fast and a safe leg";
+
 impl StorageProbe {
     /// The probe of the storage of this name, asked by this function.
     pub fn new(
@@ -219,9 +222,7 @@ impl StorageProbe {
         let mut kinds = self.sources.iter().filter(|(kind, _)| *kind == of_type).map(|(_, says)| *says);
         let Some(first) = kinds.next() else { return "no source here is of its type" };
         match first {
-            _ if kinds.any(|other| other != first) => {
-                "one of a fast and a safe leg; name the fast one under `fast_targets` to tell them apart"
-            }
+            _ if kinds.any(|other| other != first) => EITHER,
             Redelivers::Yes => "taken for safe: it must have a queue_dir",
             Redelivers::No => "taken for one without queue_dir: what comes while triggerd is away is lost",
             Redelivers::Twin => FAST,
@@ -256,7 +257,13 @@ impl StorageProbe {
                 "configure the target in MinIO (MINIO_NOTIFY_…) and restart MinIO, or correct the ARN";
             Finding::fail(&part, format!("{arn} is not there; it has {listed}"), remedy)
         };
-        self.targets.iter().chain(&self.fast_targets).map(one).collect()
+        let mut found: Vec<_> = self.targets.iter().chain(&self.fast_targets).map(one).collect();
+        if self.targets.iter().any(|arn| there.contains(arn) && self.kind(arn) == EITHER) {
+            let what = "that MinIO does not tell a fast leg from a safe one is no fault; named under `fast_targets`, the \
+                        fast one would be told apart, and bring only the events of bindings made with `--twin`";
+            found.push(Finding::ok(part, what.to_owned()));
+        }
+        found
     }
 }
 
@@ -406,7 +413,9 @@ mod tests {
         );
         let sources = vec![("mqtt", Redelivers::Yes), ("mqtt", Redelivers::Twin)];
         let kinds = shown(StorageProbe::new("main", &twins, answer).with_sources(sources)).await;
-        assert!(kinds[1].contains("fast_targets"), "{kinds:?}");
+        let said = kinds.iter().filter(|kind| kind.contains("fast_targets")).count();
+        assert!(kinds[1].contains("a fast and a safe leg") && said == 1, "{kinds:?}");
+        assert!(kinds.iter().any(|kind| kind.contains("--twin")), "{kinds:?}");
         let unknown = ask(|| StorageAnswer::In(Targets::Unknown("it answered 404".into()))).await;
         assert!(unknown[1].starts_with("Warn") && unknown[1].contains("404"), "{unknown:?}");
         for answer in [

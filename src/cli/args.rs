@@ -100,6 +100,10 @@ Examples:
   triggerd bind --bucket logs --event 's3:ObjectCreated:*' --glob 'in/**/*.gz' --function local/etl --async
   triggerd bind --bucket photos --event s3:ObjectRemoved:Delete --function local/cleanup --wait 0s
 
+A --dead-letter-function is tried as the binding's own retries say, and then given up: the letter stays a dead letter,
+but no command gives it to that function again. A call that takes longer than --timeout is given up here and goes on at
+the platform, and the next attempt beside it: let --timeout be longer than the platform's own limit.
+
 The same command again gives the same binding. To change its settings, unbind it and bind again.";
 
 const OUTCOMES: &str = "\
@@ -126,6 +130,7 @@ Columns:
   LAST      what the last call came to, and when; how many failed in a row, whosever fault (words: `help outcomes`)
   PARKED    deliveries on disk that wait for their next attempt, or for a free permit
   HELD      deliveries on disk that wait for their binding to be mended, or taken back
+  AWAITING  deliveries on disk whose call was accepted, and whose result is waited for (--await-result)
   OLDEST    age of the one that is on disk longest
   DRAINS    parked deliveries that left the disk in a second, over the last minute: delivered, or given up (DIED)
   DIED      deliveries given up in a second, over the last minute; `triggerd dead-letters list --function` has them
@@ -325,8 +330,8 @@ pub(super) struct Which {
     /// Only those that died before then.
     #[arg(long, value_name = "WHEN", value_parser = parse_moment)]
     pub(super) until: Option<Moment>,
-    /// Only events in this bucket.
-    #[arg(long)]
+    /// Only events in this bucket, its name without the storage.
+    #[arg(long, value_parser = parse_bucket)]
     pub(super) bucket: Option<String>,
     /// Only objects whose key begins so.
     #[arg(long, value_name = "TEXT")]
@@ -416,7 +421,8 @@ pub(super) enum QuarantineCommand {
     },
     /// Try some again, after an upgrade that understands them for example.
     ///
-    /// What is understood now fires its functions and leaves the quarantine; what is not stays, with the new reason.
+    /// What is understood now fires its functions and leaves the quarantine; what is not stays, with its first reason and the
+    /// new one.
     Retry(Items),
     /// Forget some for good.
     Discard {
@@ -484,6 +490,13 @@ fn parse_function(text: &str) -> Result<(String, String), String> {
             Ok((platform.to_owned(), function.to_owned()))
         }
         _ => Err("write PLATFORM/FUNCTION, such as local/thumb".to_owned()),
+    }
+}
+
+fn parse_bucket(text: &str) -> Result<String, String> {
+    match text.rsplit_once('/') {
+        None => Ok(text.to_owned()),
+        Some((_, bucket)) => Err(format!("write the bucket's name without the storage: {bucket}")),
     }
 }
 

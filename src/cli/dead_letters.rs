@@ -67,7 +67,7 @@ async fn list(client: &Client, request: LetterRequest, terminal: &mut Terminal) 
         terminal.document(&found.json)?;
         return Ok(Ended::Done);
     }
-    table(&found.value.dead_letters, terminal)?;
+    table(&found.value.dead_letters, &request, terminal)?;
     if let Some(next) = found.value.next {
         terminal.aside(format!("there may be more: --cursor {next}"))?;
     }
@@ -91,14 +91,34 @@ async fn list_all(
     if terminal.json() {
         terminal.document(&json!({"dead_letters": all}))?;
     } else {
-        table(&all, terminal)?;
+        table(&all, &request, terminal)?;
     }
     Ok(Ended::Done)
 }
 
-fn table(letters: &[DeadLetterSummary], terminal: &mut Terminal) -> anyhow::Result<()> {
+/// What is said when nothing is found: whether there is nothing, or nothing that fits.
+fn nothing(request: &LetterRequest) -> &'static str {
+    let LetterRequest { binding, platform, function, reason, since, until, bucket, key_prefix, .. } = request;
+    let texts = [platform, function, bucket, key_prefix];
+    let filtered = binding.is_some()
+        || reason.is_some()
+        || since.or(*until).is_some()
+        || texts.iter().any(|text| text.is_some());
+    if filtered { "no dead letter fits the filter" } else { "there is no dead letter" }
+}
+
+/// `2`, or `2 (4 calls)` where some were no fault of the function.
+fn attempts(charged: u32, tries: u32) -> String {
+    if charged == tries { charged.to_string() } else { format!("{charged} ({tries} calls)") }
+}
+
+fn table(
+    letters: &[DeadLetterSummary],
+    request: &LetterRequest,
+    terminal: &mut Terminal,
+) -> anyhow::Result<()> {
     if letters.is_empty() {
-        terminal.aside("there is no dead letter")?;
+        terminal.aside(nothing(request))?;
         return Ok(());
     }
     let rows: Vec<_> = letters
@@ -109,7 +129,7 @@ fn table(letters: &[DeadLetterSummary], terminal: &mut Terminal) -> anyhow::Resu
                 letter.died_at.to_string(),
                 format!("{}/{}", letter.platform, letter.function),
                 letter.reason.as_str().to_owned(),
-                letter.attempts.to_string(),
+                attempts(letter.charged, letter.tries),
                 format!("{}/{}", letter.bucket, letter.key),
                 letter.detail.clone(),
             ]
@@ -263,6 +283,8 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
     let stopped = ended == Ended::StillWaiting;
     if terminal.json() {
         terminal.document(&json!({deed.word(): done, "skipped": skipped, "stopped": stopped}))?;
+    } else if done.is_empty() && skipped == 0 && !stopped {
+        terminal.aside(format!("{}: nothing is {}", nothing(&request), deed.word()))?;
     } else {
         terminal.aside(format!("{} {}", done.len(), deed.word()))?;
     }
@@ -279,4 +301,22 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
 
 fn counted(left: u64) -> String {
     if left >= 100_000 { "100000 or more".to_owned() } else { left.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_that_were_charged_are_told_from_calls() {
+        assert_eq!((attempts(3, 3), attempts(2, 4)), ("3".to_owned(), "2 (4 calls)".to_owned()));
+    }
+
+    #[test]
+    fn nothing_that_fits_is_told_from_nothing_at_all() {
+        let all = LetterRequest { all: true, limit: Some(5), ..LetterRequest::default() };
+        assert_eq!(nothing(&all), "there is no dead letter");
+        let some = LetterRequest { bucket: Some("photos".into()), ..all };
+        assert_eq!(nothing(&some), "no dead letter fits the filter");
+    }
 }

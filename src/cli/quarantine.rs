@@ -34,6 +34,10 @@ pub(super) async fn quarantine(
             let bytes = STANDARD.decode(&item.value.bytes).context("the daemon's answer is no base64")?;
             if raw {
                 terminal.bytes(&bytes)?;
+                let (kept, length) = (item.value.kept, item.value.item.length);
+                if (kept as u64) < length {
+                    terminal.aside(format!("only the first {kept} of {length} bytes were kept"))?;
+                }
             } else if terminal.json() {
                 terminal.document(&item.json)?;
             } else {

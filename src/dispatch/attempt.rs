@@ -247,7 +247,8 @@ impl Dispatcher {
         let queue = &self.inner.parts.queue;
         if delivery.letter.is_some() {
             queue.delivered(delivery.id).await?;
-            HandlerGivenUp { delivery, reason }.tell();
+            let tries = delivery.tries.saturating_add(u32::from(made.is_some()));
+            HandlerGivenUp { delivery, reason, tries }.tell();
             return Ok(());
         }
         let letter = self.letter(delivery, reason, made).await?;
@@ -271,7 +272,12 @@ impl Dispatcher {
             (made.record.detail.clone(), vec![made.record.clone()])
         } else {
             let last = parts.queue.attempts(delivery.id).await?.pop();
-            (last.map(|last| last.detail).unwrap_or_default(), Vec::new())
+            let none = if reason == DeadReason::Unbound {
+                "its binding is not known to this daemon, or was taken back"
+            } else {
+                ""
+            };
+            (last.map_or_else(|| none.to_owned(), |last| last.detail), Vec::new())
         };
         let died_at = parts.clock.now();
         Ok(DeadLetter { delivery, reason, detail, died_at, attempts, replays: 0 })

@@ -316,6 +316,9 @@ impl Dispatcher {
             }
             Err(error) => {
                 self.note_trouble("park a delivery", &error);
+                if self.inner.soft.is_cancelled() {
+                    self.inner.unparked.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+                }
                 false
             }
         }

@@ -184,6 +184,8 @@ struct Inner {
     /// A write to the queue failed since the pump's last round.
     trouble: std::sync::atomic::AtomicBool,
     troubles: Seldom<&'static str>,
+    /// Deliveries that the disk refused since the soft stop.
+    unparked: std::sync::atomic::AtomicUsize,
     tracker: TaskTracker,
     soft: CancellationToken,
     hard: CancellationToken,
@@ -260,6 +262,7 @@ impl Dispatcher {
             turned: Mutex::default(),
             turn: Notify::new(),
             trouble: false.into(),
+            unparked: 0.into(),
             troubles: troubles(),
             tracker: TaskTracker::new(),
             soft: CancellationToken::new(),
@@ -293,6 +296,11 @@ impl Dispatcher {
     /// Attempts that run now.
     pub fn running_count(&self) -> usize {
         lock(&self.inner.running).len()
+    }
+
+    /// Deliveries that were to be parked since the soft stop and are not: refused by the disk, or still on their way.
+    pub fn left_behind(&self) -> usize {
+        self.inner.unparked.load(std::sync::atomic::Ordering::Acquire) + self.running_count()
     }
 
     /// Takes nothing up any more; running attempts go on.

@@ -156,6 +156,11 @@ pub enum InvalidSpec {
     /// A rate out of its range.
     #[error("rate_limit must be between 0.01 and 10000 calls in a second, not {0}")]
     Rate(f64),
+    /// A handler function with a platform before it.
+    #[error(
+        "dead_letter_function is a function of the binding's own platform: write {0:?}, without the platform"
+    )]
+    HandlersPlatform(String),
     /// A function that would be given what it has failed at itself.
     #[error("dead_letter_function is the binding's own function; name another, or none")]
     OwnHandler,
@@ -181,7 +186,14 @@ impl BindingSpec {
         }
         match &self.dead_letter_function {
             Some(handler) if !is_function_name(handler) => {
-                return Err(InvalidSpec::Function(handler.clone()));
+                let name = handler.rsplit('/').next().filter(|name| is_function_name(name));
+                let platform = handler.strip_suffix(name.unwrap_or_default());
+                return Err(match (name, platform) {
+                    (Some(name), Some(platform)) if is_function_name(platform.trim_end_matches('/')) => {
+                        InvalidSpec::HandlersPlatform(name.to_owned())
+                    }
+                    _ => InvalidSpec::Function(handler.clone()),
+                });
             }
             Some(handler) if *handler == self.function.function => return Err(InvalidSpec::OwnHandler),
             _ => (),
@@ -297,6 +309,8 @@ mod tests {
         }
         assert!(broken(|spec| spec.timeout_ms = 0).contains("timeout_ms"));
         assert!(broken(|spec| spec.dead_letter_function = Some("../x".into())).contains("no function name"));
+        let named = broken(|spec| spec.dead_letter_function = Some("local/undertaker".into()));
+        assert!(named.contains("\"undertaker\", without the platform"), "{named}");
         let own = broken(|spec| spec.dead_letter_function = Some(spec.function.function.clone()));
         assert!(own.contains("own function"), "{own}");
         assert!(broken(|spec| spec.retry.max_attempts = 0).contains("max_attempts"));

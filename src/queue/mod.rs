@@ -255,6 +255,15 @@ pub struct Quarantined {
     pub length: u64,
 }
 
+impl Quarantined {
+    /// The reason once it was tried again in vain: the first one, and beside it what was found last, if that is another.
+    pub fn reason_after(reason: &str, found: &str) -> String {
+        const AGAIN: &str = "; when tried again: ";
+        let first = reason.split_once(AGAIN).map_or(reason, |(first, _)| first);
+        if first == found { first.to_owned() } else { format!("{first}{AGAIN}{found}") }
+    }
+}
+
 /// A delivery that was given up.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {

@@ -77,10 +77,15 @@ impl Batch<'_> {
         reason: &str,
         now: Timestamp,
     ) -> Result<Step, sqlx::Error> {
+        let kept: Option<String> = sqlx::query_scalar("SELECT reason FROM quarantine WHERE seq = ?1")
+            .bind(to_i64(id))
+            .fetch_optional(&mut *self.conn)
+            .await?;
+        let Some(kept) = kept else { return Ok(Step::was(false)) };
         let changed =
             sqlx::query("UPDATE quarantine SET reason = ?2, tries = tries + 1, tried_at = ?3 WHERE seq = ?1")
                 .bind(to_i64(id))
-                .bind(reason)
+                .bind(Quarantined::reason_after(&kept, reason))
                 .bind(now.as_micros())
                 .execute(&mut *self.conn)
                 .await?;

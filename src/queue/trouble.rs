@@ -143,7 +143,9 @@ pub(super) fn remedy(error: &sqlx::Error) -> &'static str {
             Some(8) => READ_ONLY,
             Some(10) => IO,
             Some(11 | 26) => {
-                "it is damaged: stop triggerd, save what can be read with `triggerd queue export`, move queue.db away, import"
+                "it is damaged: stop triggerd; `triggerd queue export` saves what can be read, for `import` into a new file. \
+                 If the file does not even open, move it away with queue.db-wal and queue.db-shm and keep them: triggerd \
+                 begins a new one, and what is in the old one is lost unless an SQLite tool (`.recover`) gets it out"
             }
             Some(13) => FULL,
             Some(14) => MISSING,

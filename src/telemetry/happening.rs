@@ -39,7 +39,8 @@ impl AttemptMade<'_> {
             let age = self.at.plus(self.took).since(delivery.accepted_at);
             Metric::DeliverySeconds.observe_often(age.as_secs_f64(), [("platform", platform)]);
         }
-        let took_ms = self.took.as_secs_f64() * 1_000.0;
+        // Tenths at most: what is finer is noise.
+        let took_ms = (self.took.as_secs_f64() * 10_000.0).round() / 10.0;
         let (binding, function) = (delivery.binding, &delivery.function);
         match outcome.class {
             Class::Accepted if !self.delivered => tracing::debug!(
@@ -210,7 +211,7 @@ impl QueueTrouble<'_> {
         Metric::QueueTrouble.count(&[]);
         if let Some(untold) = troubles.is_due(self.verb, now) {
             let error = Chain(self.error);
-            tracing::error!(%error, untold, "the queue could not {}; look at the disk", self.verb);
+            tracing::error!(%error, untold, "the queue could not {}", self.verb);
         }
     }
 }
@@ -329,7 +330,7 @@ impl MessageQuarantined<'_> {
             source = self.source,
             reason = self.reason,
             length = self.length,
-            "a notification that can never be processed is in quarantine"
+            "a notification that can never be processed is in quarantine: see `triggerd quarantine list`"
         );
     }
 }

@@ -192,6 +192,8 @@ pub struct HandlerGivenUp<'a> {
     pub delivery: &'a Delivery,
     /// Why it was given up.
     pub reason: DeadReason,
+    /// How often it was called about it.
+    pub tries: u32,
 }
 
 impl HandlerGivenUp<'_> {
@@ -202,7 +204,7 @@ impl HandlerGivenUp<'_> {
         Metric::HandlersGivenUp.count(&[("platform", platform), ("reason", reason.to_owned())]);
         let letter = delivery.letter.map(|letter| letter.to_string()).unwrap_or_default();
         tracing::error!(
-            letter, handler = %delivery.function, key = %delivery.event.key, reason, tries = delivery.tries,
+            letter, handler = %delivery.function, key = %delivery.event.key, reason, tries = self.tries,
             "the handler function was not given a dead letter; it is not called about it again"
         );
     }

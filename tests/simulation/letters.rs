@@ -195,7 +195,7 @@ impl Disk {
 
     pub(crate) fn requarantine(&mut self, id: u64, reason: &str, now: Timestamp) -> bool {
         let Some(item) = self.quarantine.iter_mut().find(|item| item.id == id) else { return false };
-        reason.clone_into(&mut item.what.reason);
+        item.what.reason = Quarantined::reason_after(&item.what.reason, reason);
         (item.tries, item.tried_at) = (item.tries + 1, Some(now));
         true
     }

@@ -163,7 +163,10 @@ async fn the_quarantine_is_the_operators_to_look_at_try_again_and_discard() {
     retry(ids[0]).await.problem(404, "not-found");
     assert!(retry(ids[1]).await.problem(409, "still-quarantined").contains("still not JSON"));
     let stayed = api.get(OPERATOR, "/v1/quarantine/2").await.body;
-    assert_eq!((&stayed["reason"], &stayed["tries"]), (&json!("still not JSON"), &json!(1)));
+    assert_eq!(
+        (&stayed["reason"], &stayed["tries"]),
+        (&json!("not JSON; when tried again: still not JSON"), &json!(1))
+    );
     retry(ids[2]).await.problem(503, "not-safe");
     retry(ids[3]).await.problem(409, "no-such-source");
     for (method, path) in [

@@ -217,7 +217,10 @@ async fn quarantined_items_keep_their_numbers_are_tried_and_discarded() {
     assert_eq!(f.queue.quarantine_item(2).await.unwrap().unwrap().what.bytes, [2; 300]);
     assert!(f.queue.requarantine(1, "still not JSON", at(5)).await.unwrap());
     let tried = f.queue.quarantine_item(1).await.unwrap().unwrap();
-    assert_eq!((&*tried.what.reason, tried.tries, tried.tried_at), ("still not JSON", 1, Some(at(5))));
+    let both = format!("{}; when tried again: still not JSON", item(1).reason);
+    assert_eq!((&*tried.what.reason, tried.tries, tried.tried_at), (&*both, 1, Some(at(5))));
+    assert!(f.queue.requarantine(1, &item(1).reason, at(6)).await.unwrap());
+    assert_eq!(f.queue.quarantine_item(1).await.unwrap().unwrap().what.reason, item(1).reason, "as at first");
     assert!(f.queue.unquarantine(2).await.unwrap());
     assert!(!f.queue.unquarantine(2).await.unwrap() && !f.queue.requarantine(2, "", NOW).await.unwrap());
     // The number of one that is gone is not another's, and its room is free again.
