@@ -315,10 +315,10 @@ impl Dispatcher {
                 false
             }
             Err(error) => {
-                self.note_trouble("park a delivery", &error);
                 if self.inner.soft.is_cancelled() {
                     self.inner.unparked.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
                 }
+                self.note_trouble("park a delivery", &error);
                 false
             }
         }
