@@ -238,7 +238,10 @@ async fn a_jump_of_the_clock_ends_no_wait_before_its_time() {
     let (moved, _suspected) = Dispatcher::new(parts);
     let (pump, rounds) = (moved.clone(), Arc::new(AtomicI64::new(0)));
     let round = Arc::clone(&rounds);
-    tokio::spawn(async move { pump.run(|| { round.fetch_add(1, Ordering::SeqCst); }).await.unwrap() });
+    let beat = move || {
+        round.fetch_add(1, Ordering::SeqCst);
+    };
+    tokio::spawn(async move { pump.run(beat).await.unwrap() });
     let id = bench.park(&binding, false).await;
     moved.wake(&binding.spec.function.to_ref());
     bench.until("its result is awaited", async || bench.awaits(id).await).await;
