@@ -49,6 +49,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use http::{HeaderValue, header};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -168,23 +169,27 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
     };
     let protected =
         protected.route_layer(middleware::from_fn_with_state(Arc::clone(&state), access::require));
-    let mut open = Router::new()
+    let open = Router::new()
         .route("/v1/bindings/{id}/confirm", post(callbacks::confirm))
         .route("/v1/callbacks/{token}", post(callbacks::callback).layer(DefaultBodyLimit::max(MAX_REPORT)));
-    if matches!(door, Door::Admin { .. }) {
-        let health = Router::new()
+    let bounded = protected
+        .merge(open)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REQUESTS)), bounded));
+    // How the daemon is, whoever keeps it busy may ask.
+    let health = match door {
+        Door::Callbacks => Router::new(),
+        Door::Admin { .. } => Router::new()
             .route("/health/live", get(health::live))
             .route("/health/ready", get(health::ready))
             .route("/metrics", get(health::metrics))
-            .route_layer(middleware::from_fn_with_state(Arc::clone(&state), access::require_off_loopback));
-        open = open.merge(health);
-    }
-    protected
-        .merge(open)
+            .route_layer(middleware::from_fn_with_state(Arc::clone(&state), access::require_off_loopback)),
+    };
+    bounded
+        .merge(health)
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REQUESTS)), bounded))
+        .layer(middleware::map_response(dismiss))
         .layer(Extension(door))
         .with_state(state)
 }
@@ -193,6 +198,14 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
     let listener = connections::Bounded::new(listener, MAX_CONNECTIONS);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// Ends the connection after a request that was at fault: strangers keep no place of one by asking now and then.
+async fn dismiss(mut answer: Response) -> Response {
+    if answer.status().is_client_error() {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 /// Holds every request to its bounds.

@@ -116,8 +116,6 @@ impl IntoResponse for Problem {
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"triggerd\""));
-            // Strangers keep no place of a connection by asking now and then.
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer
     }

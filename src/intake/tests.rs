@@ -30,7 +30,6 @@ use crate::{
         secret::SigningSecret,
         spec::FunctionLimits,
     },
-    lifecycle::Pulse,
     queue::{QueueOptions, SqliteQueue},
     source::Acknowledged,
 };
@@ -618,16 +617,19 @@ async fn intake_that_hangs_falls_silent_and_beats_again_when_it_goes_on() {
     let bench = Bench::new([]).await;
     let go_on = Arc::new(AtomicBool::new(false));
     bench.matches(Matching::Hangs(Arc::clone(&go_on)));
-    let pulse = Pulse::new("intake", Arc::clone(&bench.intake.clock));
+    let clock = Arc::clone(&bench.intake.clock);
+    let last = Arc::new(Mutex::new(clock.monotonic()));
+    let silent_for = || clock.monotonic().saturating_sub(*last.lock().unwrap());
     let (sender, inbox) = mpsc::channel(4);
-    let (intake, beats) = (bench.intake.clone(), pulse.clone());
-    let running = tokio::spawn(async move { intake.run(inbox, || beats.beat()).await });
+    let (intake, beats, now) = (bench.intake.clone(), Arc::clone(&last), Arc::clone(&clock));
+    let running =
+        tokio::spawn(async move { intake.run(inbox, || *beats.lock().unwrap() = now.monotonic()).await });
     let (message, acknowledged) = bench.message(&origin(Redelivers::Yes, SOON), &body(&["a.jpg"]));
     sender.send(message).await.unwrap();
-    bench.until("intake is silent", async || pulse.silent_for() > IDLE + Duration::from_secs(1)).await;
+    bench.until("intake is silent", async || silent_for() > IDLE + Duration::from_secs(1)).await;
     go_on.store(true, Ordering::Release);
     assert_eq!(acknowledged.await, Ok(()));
-    bench.until("intake beats", async || pulse.silent_for() < IDLE).await;
+    bench.until("intake beats", async || silent_for() < IDLE).await;
     drop(sender);
     running.await.unwrap();
 }
