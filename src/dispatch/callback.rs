@@ -6,6 +6,8 @@
 //! with it: a platform need not know of attempts. Platforms that sign their callbacks are held to the signature besides
 //! (the composition root checks it).
 
+use std::str::FromStr;
+
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -56,14 +58,14 @@ impl Callbacks {
 }
 
 impl<'a> Token<'a> {
-    /// Reads a token's form.
+    /// Reads a token's form; there is one for each call.
     pub fn parse(text: &'a str) -> Option<Self> {
-        let (head, mac) = text.rsplit_once('.').filter(|(_, mac)| mac.len() == 64)?;
+        let is_hex = |mac: &str| mac.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let (head, mac) = text.rsplit_once('.').filter(|(_, mac)| mac.len() == 64 && is_hex(mac))?;
         let mut parts = head.splitn(4, '.');
-        let delivery = parts.next()?.parse().ok()?;
-        let binding = parts.next()?.parse().ok()?;
-        let digits = parts.next()?;
-        let attempt: u32 = digits.parse().ok().filter(|attempt: &u32| attempt.to_string() == digits)?;
+        let delivery = exactly(parts.next()?)?;
+        let binding = exactly(parts.next()?)?;
+        let attempt = exactly(parts.next()?)?;
         // A node's name may have full stops in it.
         let node = parts.next().filter(|node| !node.is_empty())?;
         Some(Self { delivery, binding, attempt, node, mac })
@@ -79,6 +81,11 @@ impl<'a> Token<'a> {
         let (Some(bytes), Some(mac)) = (bytes, made) else { return false };
         self.binding == binding.id && mac.verify_slice(&bytes).is_ok()
     }
+}
+
+/// Read, if it is written as we write it.
+fn exactly<T: FromStr + ToString>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|read: &T| read.to_string() == text)
 }
 
 fn mac(binding: &Binding, (delivery, attempt, node): (DeliveryId, u32, &str)) -> Option<Hmac<Sha256>> {
