@@ -263,7 +263,9 @@ impl Books {
             let name = self.name(id);
             self.violations.push(format!("{name} was settled though nobody said that it succeeded"));
         }
-        let anew = matches!((verb, value), ("discard", "true")) || (verb == "replay" && value != "None");
+        // A letter that is new (its event came again after it was discarded) is handed over anew, under the same id.
+        let anew = matches!((verb, value), ("discard" | "bury" | "bury_parked", "true") | ("park", "Overflow"))
+            || (verb == "replay" && value != "None");
         if !anew {
             return;
         }
