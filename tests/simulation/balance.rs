@@ -95,6 +95,7 @@ impl State {
         let elapsed = self.elapsed();
         let row = self.disk.rows.get(&delivery.id);
         let on_disk = row.is_some();
+        let is_dead = self.disk.dead.contains_key(&delivery.id);
         let early = row.map_or(Duration::ZERO, |row| row.due.since(self.steady()));
         let books = &mut self.books;
         let unseen_jump = books.unseen_jump;
@@ -128,7 +129,9 @@ impl State {
         if track.well_now && !excused {
             wrong.push("an attempt after the function had said yes".to_owned());
         }
-        let is_new = track.answered_well == 0 && !on_disk && !excused && track.recorded_now.is_none();
+        // (Cleared at this very moment it is on disk as a dead letter.)
+        let is_new =
+            track.answered_well == 0 && !on_disk && !is_dead && !excused && track.recorded_now.is_none();
         if only_once && is_new {
             wrong.push("its source never redelivers, and it is fired before it is on disk".to_owned());
         }
@@ -146,7 +149,7 @@ impl State {
     fn too_many(&mut self, function: &FunctionRef) -> Vec<String> {
         let mut wrong = Vec::new();
         let (elapsed, books) = (self.elapsed(), &mut self.books);
-        let room = books.room(function);
+        let (room, lingers) = (books.room(function), books.lingers);
         let busy = books.calling.entry(function.clone()).or_default();
         busy.calls += 1;
         if busy.calls >= room {
@@ -163,7 +166,7 @@ impl State {
         // All bindings of a function have the same rate here.
         if let Some(rate) = of_it().find_map(|(one, _)| one.spec.rate_limit) {
             let too_many = called_at.iter().rev().zip(1_u32..).find(|(at, count)| {
-                let stretch = (elapsed.saturating_sub(**at) + JITTER).as_secs_f64();
+                let stretch = (elapsed.saturating_sub(**at) + JITTER + lingers).as_secs_f64();
                 f64::from(*count) > stretch.mul_add(rate, (rate / 10.0).max(1.0)) + 1e-3
             });
             if let Some((at, count)) = too_many {

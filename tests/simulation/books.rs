@@ -119,6 +119,8 @@ pub(crate) struct Books {
     pub(crate) called_at: BTreeMap<FunctionRef, Vec<Duration>>,
     /// Functions that refuse nothing, so that no breaker opens and no concurrency shrinks.
     steady: BTreeSet<String>,
+    /// The longest that two commits take: whoever stands behind them comes later by that.
+    pub(crate) lingers: Duration,
     /// The wall clock jumped, and a process that ended told nobody: its successor takes it for time that passed.
     pub(crate) unseen_jump: bool,
     pub(crate) attempts: u64,
@@ -156,6 +158,7 @@ impl Books {
                 .filter(|(temper, _)| temper.is_steady())
                 .map(|(_, number): (_, u32)| format!("f{number}"))
                 .collect(),
+            lingers: Duration::from_millis(2 * plan.disk.delay.1),
             unseen_jump: false,
             attempts: 0,
             violations: Vec::new(),
@@ -263,9 +266,16 @@ impl Books {
             let name = self.name(id);
             self.violations.push(format!("{name} was settled though nobody said that it succeeded"));
         }
+        // Only a source's message parks: one that was under way when the delivery was forgotten brings it again.
+        if (verb, value) == ("park", "Written")
+            && let Some(track) = self.tracks.get_mut(&id)
+        {
+            track.silent_from = None;
+        }
         // A letter that is new (its event came again after it was discarded) is handed over anew, under the same id.
-        let anew = matches!((verb, value), ("discard" | "bury" | "bury_parked", "true") | ("park", "Overflow"))
-            || (verb == "replay" && value != "None");
+        let anew =
+            matches!((verb, value), ("discard" | "bury" | "bury_parked", "true") | ("park", "Overflow"))
+                || (verb == "replay" && value != "None");
         if !anew {
             return;
         }
