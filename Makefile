@@ -66,7 +66,7 @@ SEEDS ?= 10000
 PROFILE ?= dev
 
 .PHONY: simulate
-simulate: ## The same with SEEDS=n seeds (PROFILE=simulate for many: optimised), or replay SEED=x with everything that happens
+simulate: ## The same with SEEDS=n seeds (PROFILE=release for many), or replay SEED=x with everything that happens
 	SEEDS=$(SEEDS) SEED=$(SEED) cargo test --quiet --locked --profile $(PROFILE) --test simulation
 
 .PHONY: mutations

@@ -19,7 +19,7 @@ use crate::{
     domain::{
         binding::Binding,
         clock::Timestamp,
-        delivery::{DeadReason, Delivery},
+        delivery::{DeadReason, Delivery, Obituary},
         ids::DeliveryId,
         outcome::{Attempt, Class, Outcome},
     },
@@ -63,18 +63,26 @@ impl Dispatcher {
         mut permit: LanePermit,
     ) -> Made {
         let parts = &self.inner.parts;
+        let letter = self.letter_of(delivery).await;
         let (at, began) = (parts.clock.now(), parts.clock.monotonic());
-        permit.begin();
-        let outcome = tokio::select! {
-            biased;
-            outcome = self.invoke(binding, delivery) => outcome,
-            () = self.inner.hard.cancelled() => Outcome::new(Class::Interrupted, None, "cut off by the shutdown"),
+        let outcome = match letter {
+            Ok(letter) => {
+                permit.begin(began);
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = self.invoke(binding, delivery, letter) => outcome,
+                    () = self.inner.hard.cancelled() => Outcome::new(Class::Interrupted, None, "cut off by the shutdown"),
+                };
+                if let Some(turn) =
+                    permit.end(&outcome, (began, parts.clock.monotonic()), || parts.entropy.next())
+                {
+                    self.note_turn(&delivery.function, turn, &outcome);
+                }
+                outcome
+            }
+            Err(outcome) => *outcome,
         };
-        let ended = parts.clock.monotonic();
-        let took = ended.saturating_sub(began);
-        if let Some(turn) = permit.end(&outcome, (began, ended), || parts.entropy.next()) {
-            self.note_turn(&delivery.function, turn, &outcome);
-        }
+        let took = parts.clock.monotonic().saturating_sub(began);
         drop(permit);
         let verdict = self.verdict(binding, delivery, &outcome, at).await;
         if outcome.class == Class::BindingBroken {
@@ -93,20 +101,23 @@ impl Dispatcher {
         Made { outcome, record, verdict }
     }
 
-    async fn invoke(&self, binding: &Binding, delivery: &Delivery) -> Outcome {
+    /// The dead letter that a handler function is given, if this delivery is to give it; or what it came to without a call.
+    async fn letter_of(&self, delivery: &Delivery) -> Result<Option<Obituary>, Box<Outcome>> {
+        let Some(letter) = delivery.letter else { return Ok(None) };
+        let outcome = match self.inner.parts.queue.dead_letter(letter).await {
+            Ok(Some(letter)) => return Ok(Some(obituary(letter))),
+            // Somebody has replayed or discarded it: that is settled.
+            Ok(None) => Outcome::new(Class::Ok, None, "the dead letter is no longer there"),
+            Err(error) => Outcome::new(Class::PlatformFault, None, error.to_string()),
+        };
+        Err(Box::new(outcome))
+    }
+
+    async fn invoke(&self, binding: &Binding, delivery: &Delivery, letter: Option<Obituary>) -> Outcome {
         let parts = &self.inner.parts;
         let Some(driver) = parts.drivers.get(&delivery.function.platform) else {
             let detail = format!("platform `{}` is not in the config", delivery.function.platform);
             return Outcome::new(Class::PlatformFault, None, detail);
-        };
-        let letter = match delivery.letter {
-            None => None,
-            Some(letter) => match parts.queue.dead_letter(letter).await {
-                Ok(Some(letter)) => Some(obituary(letter)),
-                // Somebody has replayed or discarded it: that is settled.
-                Ok(None) => return Outcome::new(Class::Ok, None, "the dead letter is no longer there"),
-                Err(error) => return Outcome::new(Class::PlatformFault, None, error.to_string()),
-            },
         };
         let callback_url = parts.callbacks.as_ref().and_then(|callbacks| callbacks.url(binding, delivery));
         let call = Call {

@@ -3,7 +3,8 @@
 //! A lane belongs to a function, not to a binding: however many bindings call it, it gets at most its limit of calls at
 //! once. **A permit** is leave to call the function once. It takes three things: a place among the calls that run at once
 //! (`concurrency` says how many), a token of its rate (`rate`), and the breaker's consent (`breaker`). What an attempt
-//! says of the function goes back into all three. A permit that was not used gives its token and its probe back.
+//! says of the function goes back into all three. The token is kept aside with the permit and spent when the call begins;
+//! a permit that was not used gives it and its probe back.
 //!
 //! The number of places may change while permits are out; one that is lowered takes effect as they come back.
 //!
@@ -195,9 +196,12 @@ impl Lane {
         let mut state = self.state();
         state.fresh = false;
         state.concurrency.set_limit(limits.concurrency);
-        let rate = state.rate.as_ref().map(Rate::per_second);
-        if rate != limits.rate {
-            state.rate = limits.rate.map(|rate| Rate::new(rate, now));
+        let rate = state.rate.take();
+        if rate.as_ref().map(Rate::per_second) == limits.rate {
+            state.rate = rate;
+        } else {
+            let kept = |to: f64| rate.map_or_else(|| Rate::new(to, now), |from| from.changed_to(to, now));
+            state.rate = limits.rate.map(kept);
             state.blocked_until = None;
         }
         self.adjust(&mut state);
@@ -229,13 +233,14 @@ impl Lane {
             Admission::Until(until) => return Err(Refused::Until(until)),
             Admission::Probing => return Err(Refused::Busy),
         };
-        if let Some(Err(next)) = state.rate.as_mut().map(|rate| rate.take(now)) {
+        let token = state.rate.as_mut().map(|rate| rate.keep(now));
+        if let Some(Err(next)) = token {
             if probe {
                 state.breaker.probe_lost();
             }
             return Err(Refused::Until(next));
         }
-        Ok(LanePermit { lane: Arc::clone(self), place: Some(place), probe, used: false })
+        Ok(LanePermit { lane: Arc::clone(self), place: Some(place), probe, token: token.is_some() })
     }
 
     /// A permit for a first attempt, first come first served; waits for a place for as long as it takes. None when
@@ -243,15 +248,16 @@ impl Lane {
     pub async fn permit(self: &Arc<Self>, clock: &dyn Clock) -> Option<LanePermit> {
         let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
         let mut state = self.state();
-        let has_token = state.rate.as_mut().is_none_or(|rate| rate.take(clock.monotonic()).is_ok());
-        if !state.breaker.is_closed() || !has_token {
-            if has_token && let Some(rate) = &mut state.rate {
-                rate.give_back();
-            }
+        if !state.breaker.is_closed() {
             self.put_back(&mut state, place);
             return None;
         }
-        Some(LanePermit { lane: Arc::clone(self), place: Some(place), probe: false, used: false })
+        let token = state.rate.as_mut().map(|rate| rate.keep(clock.monotonic()));
+        if let Some(Err(_)) = token {
+            self.put_back(&mut state, place);
+            return None;
+        }
+        Some(LanePermit { lane: Arc::clone(self), place: Some(place), probe: false, token: token.is_some() })
     }
 
     /// Why a new event of a source that waits this long is better parked at once, if it is.
@@ -354,10 +360,16 @@ impl Lane {
         state.next_due = state.next_due.into_iter().chain(next_due).min();
     }
 
-    /// For the pump: due deliveries wait, and there is no permit before then.
-    pub fn blocked(&self, until: Duration) {
+    /// For the pump: due deliveries wait, and there was no permit before then.
+    pub fn blocked(self: &Arc<Self>, until: Duration, now: Duration) {
         let mut state = self.state();
-        (state.behind, state.blocked_until) = (true, Some(until));
+        state.behind = true;
+        if state.breaker.is_closed() && state.rate.as_ref().is_none_or(|rate| rate.ready(now).is_ok()) {
+            // A token has come back meanwhile.
+            self.list(&mut state);
+        } else {
+            state.blocked_until = Some(until);
+        }
     }
 
     /// For the pump: sets the alarm for the moment at which it has to look without being told, if that is within

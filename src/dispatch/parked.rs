@@ -148,7 +148,7 @@ impl Dispatcher {
         }
         if permits.is_empty() {
             if let Some(Refused::Until(until)) = refused {
-                lane.blocked(until);
+                lane.blocked(until, monotonic);
             } else {
                 // Woken by the permit that comes back; one that has just done so wakes it by going once more.
                 lane.looked(true, None);

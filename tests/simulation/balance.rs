@@ -23,10 +23,6 @@ const NEIGHBOURLY: Duration = Duration::from_secs(10);
 /// How long a delivery may be due while its function is idle, where nothing fails: far less than from sweep to sweep.
 const OVERDUE: Duration = Duration::from_secs(4);
 
-/// How much later than its permit a call may begin: its binding is looked at between the two, and the row of one whose
-/// result is awaited is read again, each by a disk that lingers.
-const JITTER: Duration = Duration::from_millis(60);
-
 /// For how long a binding may be held or gone until no attempt may begin.
 const HELD: Duration = Duration::from_secs(5);
 
@@ -149,7 +145,7 @@ impl State {
     fn too_many(&mut self, function: &FunctionRef) -> Vec<String> {
         let mut wrong = Vec::new();
         let (elapsed, books) = (self.elapsed(), &mut self.books);
-        let (room, lingers) = (books.room(function), books.lingers);
+        let room = books.room(function);
         let busy = books.calling.entry(function.clone()).or_default();
         busy.calls += 1;
         if busy.calls >= room {
@@ -166,7 +162,7 @@ impl State {
         // All bindings of a function have the same rate here.
         if let Some(rate) = of_it().find_map(|(one, _)| one.spec.rate_limit) {
             let too_many = called_at.iter().rev().zip(1_u32..).find(|(at, count)| {
-                let stretch = (elapsed.saturating_sub(**at) + JITTER + lingers).as_secs_f64();
+                let stretch = elapsed.saturating_sub(**at).as_secs_f64();
                 f64::from(*count) > stretch.mul_add(rate, (rate / 10.0).max(1.0)) + 1e-3
             });
             if let Some((at, count)) = too_many {

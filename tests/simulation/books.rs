@@ -119,8 +119,6 @@ pub(crate) struct Books {
     pub(crate) called_at: BTreeMap<FunctionRef, Vec<Duration>>,
     /// Functions that refuse nothing, so that no breaker opens and no concurrency shrinks.
     steady: BTreeSet<String>,
-    /// The longest that two commits take: whoever stands behind them comes later by that.
-    pub(crate) lingers: Duration,
     /// The wall clock jumped, and a process that ended told nobody: its successor takes it for time that passed.
     pub(crate) unseen_jump: bool,
     pub(crate) attempts: u64,
@@ -158,7 +156,6 @@ impl Books {
                 .filter(|(temper, _)| temper.is_steady())
                 .map(|(_, number): (_, u32)| format!("f{number}"))
                 .collect(),
-            lingers: Duration::from_millis(2 * plan.disk.delay.1),
             unseen_jump: false,
             attempts: 0,
             violations: Vec::new(),

@@ -22,14 +22,18 @@ pub struct LanePermit {
     pub(super) place: Option<OwnedSemaphorePermit>,
     /// The breaker waits for its outcome.
     pub(super) probe: bool,
-    /// It was called with.
-    pub(super) used: bool,
+    /// It keeps a token of the rate aside.
+    pub(super) token: bool,
 }
 
 impl LanePermit {
     /// The function is called now.
-    pub fn begin(&mut self) {
-        self.used = true;
+    pub fn begin(&mut self, now: Duration) {
+        if std::mem::take(&mut self.token)
+            && let Some(rate) = &mut self.lane.state().rate
+        {
+            rate.spend(now);
+        }
     }
 
     /// Takes in what the attempt says of the function: its pace, and whether it needs less, or rest.
@@ -92,10 +96,12 @@ impl Drop for LanePermit {
         if self.probe {
             state.breaker.probe_lost();
         }
-        if !self.used
+        if self.token
             && let Some(rate) = &mut state.rate
         {
             rate.give_back();
+            // Who waits for the next token may have this one.
+            state.blocked_until = None;
         }
         if let Some(place) = self.place.take() {
             self.lane.put_back(&mut state, place);

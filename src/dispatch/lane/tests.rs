@@ -44,7 +44,7 @@ impl Lane {
 /// An attempt that took this long and came to this.
 fn attempt(lane: &Arc<Lane>, took: Duration, class: Class) -> Option<Turn> {
     let mut permit = lane.try_permit(NOW).expect("a permit");
-    permit.begin();
+    permit.begin(NOW);
     permit.end(&Outcome::new(class, None, "as told"), (NOW, NOW + took), || 0)
 }
 
@@ -115,7 +115,7 @@ fn a_function_that_is_away_gets_a_probe_and_no_first_attempts() {
     assert_eq!(lane.try_permit(NOW).unwrap_err(), Refused::Until(until));
     let mut probe = lane.try_permit(until).unwrap();
     assert_eq!(lane.try_permit(until).unwrap_err(), Refused::Busy);
-    probe.begin();
+    probe.begin(NOW);
     let turn = probe.end(&Outcome::new(Class::Ok, None, ""), (until, until), || 0);
     drop(probe);
     assert_eq!(
@@ -136,7 +136,7 @@ fn a_permit_that_is_not_used_gives_token_and_probe_back() {
     drop(lane.try_permit(NOW).unwrap());
     let mut used = lane.try_permit(NOW).unwrap();
     assert_eq!(lane.try_permit(NOW).unwrap_err(), Refused::Until(NOW + Duration::from_millis(100)));
-    used.begin();
+    used.begin(NOW);
     drop(used);
     assert!(lane.try_permit(NOW).is_err(), "what began has used its token up");
 
@@ -153,11 +153,31 @@ fn a_permit_that_is_not_used_gives_token_and_probe_back() {
 }
 
 #[test]
+fn a_token_that_comes_back_is_there_for_who_waits_for_the_next() {
+    let lane = lane(2);
+    let a_day = 1.0 / 86_400.0;
+    lane.set_limits(
+        FunctionLimits { concurrency: 2, rate: Some(a_day), longest_wait: Duration::from_hours(1) },
+        NOW,
+    );
+    let permit = lane.try_permit(NOW).unwrap();
+    let Err(Refused::Until(tomorrow)) = lane.try_permit(NOW) else { panic!("one a day") };
+    lane.blocked(tomorrow, NOW);
+    assert!(!lane.listed());
+    drop(permit);
+    assert!(lane.listed() && lane.take_due(Timestamp::from_micros(0), NOW));
+    // It came back between the refusal and what the pump says of it.
+    lane.unlist();
+    lane.blocked(tomorrow, NOW);
+    assert!(lane.listed() && lane.take_due(Timestamp::from_micros(0), NOW));
+}
+
+#[test]
 fn refused_calls_shrink_the_concurrency_and_successes_restore_it() {
     let lane = lane(8);
     let all: Vec<_> = (0..8).map(|_| lane.try_permit(NOW).unwrap()).collect();
     for mut permit in all {
-        permit.begin();
+        permit.begin(NOW);
         permit.end(&Outcome::new(Class::Throttled, Some(429), ""), (NOW, NOW), || 0);
     }
     assert_eq!(lane.free(), 4);
@@ -175,8 +195,13 @@ fn whoever_is_behind_is_listed_when_a_place_comes_back_but_not_before_its_time()
     assert!(!lane.listed());
     drop(permit);
     assert!(lane.listed());
-    let permit = lane.try_permit(NOW).unwrap();
-    lane.blocked(NOW + Duration::from_secs(1));
+    lane.set_limits(
+        FunctionLimits { concurrency: 1, rate: Some(1.0), longest_wait: Duration::from_hours(1) },
+        NOW,
+    );
+    let mut permit = lane.try_permit(NOW).unwrap();
+    permit.begin(NOW);
+    lane.blocked(NOW + Duration::from_secs(1), NOW);
     drop(permit);
     assert!(!lane.listed(), "there is no permit before then, whoever comes back");
     let (now, second) = (Timestamp::from_micros(0), Duration::from_secs(1));
