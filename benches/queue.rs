@@ -106,6 +106,7 @@ async fn retry(queue: &SqliteQueue, clock: &SystemClock, waiting: usize) -> Resu
         held: false,
         attempts: 1,
         tries: 1,
+        earlier: 0,
         attempt: None,
     });
     let results = stream::iter(retries).map(|retry| queue.retry(retry)).buffer_unordered(waiting);

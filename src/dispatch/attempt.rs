@@ -202,25 +202,30 @@ impl Dispatcher {
     }
 
     /// Records the verdict on a parked delivery; when it is due next, if at all. One that is not there any more (its result
-    /// came meanwhile) stays gone.
+    /// came meanwhile) stays gone, and one that was replayed meanwhile stays as it is: the pump looks whether it is there.
     pub(super) async fn record(
         &self,
         delivery: &Delivery,
         made: &Made,
     ) -> Result<Option<Timestamp>, QueueError> {
         let queue = &self.inner.parts.queue;
+        let gone = Some(self.inner.parts.clock.now());
         match made.verdict {
             Verdict::Delivered => self.settled(delivery.id).await?,
             Verdict::RetryAt { due, attempts, tries } => {
                 let attempt = (made.outcome.class != Class::Interrupted).then(|| made.record.clone());
-                let retry = Retry { id: delivery.id, due, held: false, attempts, tries, attempt };
-                return Ok(queue.retry(retry).await?.then_some(due));
+                let (id, earlier) = (delivery.id, delivery.earlier);
+                let retry = Retry { id, due, held: false, attempts, tries, earlier, attempt };
+                return Ok(if queue.retry(retry).await? { Some(due) } else { gone });
             }
             Verdict::Await { until } => {
-                let wait = Wait { id: delivery.id, since: made.record.at, until };
-                return Ok(queue.wait_for_result(wait).await?.then_some(until));
+                let wait = Wait::of(delivery, made.record.at, until);
+                return Ok(if queue.wait_for_result(wait).await? { Some(until) } else { gone });
             }
-            Verdict::GivenUp(reason) => self.bury_parked(delivery, reason, Some(made)).await?,
+            Verdict::GivenUp(reason) => {
+                let buried = self.bury_parked(delivery, reason, Some(made)).await?;
+                return Ok(if buried { None } else { gone });
+            }
         }
         Ok(None)
     }
@@ -248,24 +253,24 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Makes a dead letter of a delivery that is parked.
+    /// Makes a dead letter of a delivery that is parked; whether it was there.
     pub(super) async fn bury_parked(
         &self,
         delivery: &Delivery,
         reason: DeadReason,
         made: Option<&Made>,
-    ) -> Result<(), QueueError> {
+    ) -> Result<bool, QueueError> {
         let queue = &self.inner.parts.queue;
         if delivery.letter.is_some() {
             queue.delivered(delivery.id).await?;
             let tries = delivery.tries.saturating_add(u32::from(made.is_some()));
             HandlerGivenUp { delivery, reason, tries }.tell();
-            return Ok(());
+            return Ok(true);
         }
         let letter = self.letter(delivery, reason, made).await?;
         let buried = queue.bury_parked(letter.clone()).await?;
         self.tell_buried(&letter, buried);
-        Ok(())
+        Ok(buried)
     }
 
     async fn letter(

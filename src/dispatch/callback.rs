@@ -49,7 +49,7 @@ impl Callbacks {
         if binding.spec.mode != Mode::Async {
             return None;
         }
-        let (id, attempt) = (delivery.id, delivery.tries.saturating_add(1));
+        let (id, attempt) = (delivery.id, delivery.number());
         let mac = mac(binding, (id, attempt, &self.node))?;
         let tag =
             mac.finalize().into_bytes().iter().fold(String::new(), |tag, byte| format!("{tag}{byte:02x}"));

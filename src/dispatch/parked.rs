@@ -259,7 +259,8 @@ impl Dispatcher {
             }
         };
         if delivery.awaiting.is_some() || binding.spec.await_result().is_some() {
-            let as_read = |now: &Delivery| (now.tries, now.awaiting) == (delivery.tries, delivery.awaiting);
+            let as_read =
+                |now: &Delivery| (now.number(), now.awaiting) == (delivery.number(), delivery.awaiting);
             match parts.queue.parked(delivery.id).await? {
                 Some(row) if as_read(&row) => (),
                 // A report was recorded before this attempt owned it.
@@ -294,12 +295,12 @@ impl Dispatcher {
         held: bool,
     ) -> Result<Fit, QueueError> {
         if let Some(since) = delivery.awaiting {
-            let wait = Wait { id: delivery.id, since, until: due };
+            let wait = Wait::of(delivery, since, due);
             let there = self.inner.parts.queue.wait_for_result(wait).await?;
             return Ok(Fit::Later(there.then_some(due)));
         }
-        let (attempts, tries) = (delivery.attempts, delivery.tries);
-        let retry = Retry { id: delivery.id, due, held, attempts, tries, attempt: None };
+        let Delivery { id, attempts, tries, earlier, .. } = *delivery;
+        let retry = Retry { id, due, held, attempts, tries, earlier, attempt: None };
         let there = self.inner.parts.queue.retry(retry).await?;
         Ok(Fit::Later((there && !held).then_some(due)))
     }

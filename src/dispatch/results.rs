@@ -9,9 +9,10 @@
 //!
 //! * *Succeeded*, whichever attempt it is of: the delivery is settled, its row removed. An attempt that runs meanwhile
 //!   finds no row to record anything on, and changes nothing.
-//! * *Failed*: the answer to the attempt that is waited for, settled as any fault of the function. Of any other it changes
-//!   nothing: that was given up waiting for and charged, or is made again (after a replay, or a crash). While an attempt owns the delivery (its call's
-//!   own answer may be on the way) it is refused for a moment, and comes again.
+//! * *Failed*: the answer to the attempt that is waited for, or was under way when the process ended: settled as any fault of
+//!   the function. Of any other it changes nothing: that was given up waiting for and charged, or is of before a replay,
+//!   over which the numbers of calls go on. While an attempt owns the delivery (its call's own answer may be on the way) it is
+//!   refused for a moment, and comes again.
 //! * The delivery is a *dead letter*: a success is noted with the letter, which stays for the operator to judge.
 //!
 //! An answer is given when what it says is on disk. A crash before leaves the row, and the report is sent again; after,
@@ -56,7 +57,7 @@ pub struct Report {
 impl Report {
     /// Whether it is of the attempt that is under way, or comes next.
     fn is_of(&self, delivery: &Delivery) -> bool {
-        self.attempt == delivery.tries.saturating_add(1)
+        self.attempt == delivery.number()
     }
 }
 
@@ -67,7 +68,7 @@ pub enum Taken {
     Delivered,
     /// The function has failed: its delivery is tried again, or given up, as its binding says.
     Failed,
-    /// A failure of an attempt that was given up waiting for: nothing changed.
+    /// A failure of an attempt that was given up waiting for, or of before a replay: nothing changed.
     Outdated,
     /// The function has succeeded after its delivery was given up: the dead letter says so.
     Late,
@@ -120,9 +121,8 @@ impl Dispatcher {
         let Some(running) = self.claim(&lane, &seen) else { return Ok(Taken::Busy) };
         // As it is now, when nobody else can change it.
         let Some(delivery) = queue.parked(report.delivery).await? else { return Ok(Taken::Busy) };
-        // One that waits for nothing was replayed, or its call was under way when the process ended: it is called anyway, and
-        // what comes of that counts.
-        if !report.is_of(&delivery) || delivery.awaiting.is_none() {
+        // One that awaits nothing was called when the process ended: this is what came of that call.
+        if !report.is_of(&delivery) {
             return Ok(Taken::Outdated);
         }
         let made = self.ended(binding, &delivery, report.outcome.clone(), report.took).await;
@@ -161,8 +161,7 @@ impl Dispatcher {
         let wait = binding.spec.await_result().unwrap_or(PERIOD);
         let detail = format!("no result came within {} s", wait.as_secs());
         let outcome = Outcome::new(Class::FunctionFault, None, detail);
-        let report =
-            Report { delivery: delivery.id, attempt: delivery.tries.saturating_add(1), outcome, took: wait };
+        let report = Report { delivery: delivery.id, attempt: delivery.number(), outcome, took: wait };
         let made = self.ended(binding, delivery, report.outcome.clone(), wait).await;
         self.tell(delivery, Awaited::Nothing, &report);
         Ok(Fit::Overdue(Box::new(made)))

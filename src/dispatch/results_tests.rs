@@ -54,8 +54,10 @@ impl Bench {
         id
     }
 
+    /// Whether its result is awaited, and the attempt that has recorded that has let go of it.
     async fn awaits(&self, id: DeliveryId) -> bool {
-        self.queue.parked(id).await.unwrap().is_some_and(|row| row.awaiting.is_some())
+        let row = self.queue.parked(id).await.unwrap();
+        row.is_some_and(|row| row.awaiting.is_some()) && !self.dispatcher.is_running(id)
     }
 
     async fn report(&self, binding: &Arc<Binding>, id: DeliveryId, attempt: u32, class: Class) -> Taken {
@@ -97,7 +99,7 @@ async fn a_function_that_fails_after_all_is_tried_again_and_dies_with_the_platfo
         bench
             .until("the attempt awaits its result", async || {
                 let row = bench.queue.parked(id).await.unwrap().unwrap();
-                row.tries + 1 == attempt && row.awaiting.is_some()
+                row.number() == attempt && bench.awaits(id).await
             })
             .await;
         if attempt > 1 {
@@ -219,13 +221,57 @@ async fn after_a_crash_the_result_is_taken_and_the_unanswered_call_made_again() 
     let ask = async |id, attempt, class| {
         again.result(Arc::clone(&binding), report(id, attempt, class)).await.unwrap()
     };
-    assert_eq!(ask(called, 1, Class::FunctionFault).await, Taken::Outdated, "that attempt is made again");
-    assert_eq!(bench.queue.parked(called).await.unwrap().unwrap().attempts, 0);
+    assert_eq!(ask(called, 1, Class::FunctionFault).await, Taken::Failed, "it is of the call under way");
+    assert_eq!(ask(called, 1, Class::FunctionFault).await, Taken::Outdated, "a repeat");
+    let row = bench.queue.parked(called).await.unwrap().unwrap();
+    assert_eq!((row.attempts, row.number()), (1, 2));
     assert_eq!(ask(awaited, 1, Class::Ok).await, Taken::Delivered);
     let pump = again.clone();
     tokio::spawn(async move { pump.run(|| ()).await.unwrap() });
     bench.until("called again, and delivered", async || bench.parked().await == 0).await;
     assert_eq!(*lock(&bench.script.calls), [awaited, called]);
+}
+
+#[tokio::test]
+async fn a_failure_of_before_a_replay_is_not_charged_to_the_life_after_it() {
+    let (bench, binding) = Bench::awaiting([ACCEPTED, ACCEPTED], 600).await;
+    let id = bench.accepted(&binding).await;
+    bench
+        .until("unbound", async || {
+            bench.dispatcher.clear(binding.id, Disposal::DeadLetter).await.unwrap() == 0
+        })
+        .await;
+    assert!(bench.queue.replay(id, bench.dispatcher.inner.parts.clock.now()).await.unwrap().is_some());
+    // Before its call is made anew, and while its result is awaited.
+    assert_eq!(bench.report(&binding, id, 1, Class::FunctionFault).await, Taken::Outdated);
+    bench.dispatcher.wake(&binding.spec.function.to_ref());
+    bench.until("its result is awaited", async || bench.awaits(id).await).await;
+    assert_eq!(bench.report(&binding, id, 1, Class::FunctionFault).await, Taken::Outdated);
+    let row = bench.queue.parked(id).await.unwrap().unwrap();
+    assert_eq!((row.attempts, row.tries, row.number()), (0, 0, 2));
+    assert_eq!(bench.report(&binding, id, 1, Class::Ok).await, Taken::Delivered, "a success is one");
+    assert_eq!((bench.parked().await, bench.calls()), (0, 2));
+}
+
+#[tokio::test]
+async fn what_is_replayed_while_its_call_goes_on_has_all_its_attempts() {
+    for class in [Class::FunctionFault, Class::Accepted, Class::Permanent] {
+        let acts = [Act::Wait(class), ACCEPTED];
+        let (bench, binding) = Bench::awaiting(acts, 600).await;
+        let (id, safe) = bench.submit_as(Arc::clone(&binding), redelivers(5_000));
+        assert!(is_safe(safe).await);
+        bench.until("called", async || bench.calls() == 1).await;
+        // As a clearing does that began before the call.
+        let now = bench.dispatcher.inner.parts.clock.now();
+        bench.queue.dispose(binding.id, Disposal::DeadLetter, &[], now).await.unwrap();
+        assert!(bench.queue.replay(id, now).await.unwrap().is_some());
+        bench.dispatcher.wake(&binding.spec.function.to_ref());
+        bench.script.gate.add_permits(1);
+        bench.until("called anew", async || bench.calls() == 2 && bench.awaits(id).await).await;
+        let row = bench.queue.parked(id).await.unwrap().unwrap();
+        assert_eq!((row.attempts, row.tries, row.number()), (0, 0, 2), "{class:?}");
+        assert!(bench.queue.attempts(id).await.unwrap().is_empty(), "{class:?}");
+    }
 }
 
 #[tokio::test]

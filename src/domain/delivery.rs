@@ -41,8 +41,11 @@ pub struct Delivery {
     pub accepted_at: Timestamp,
     /// Attempts that failed by the function's own fault.
     pub attempts: u32,
-    /// All attempts that did not succeed, whoever was at fault; what backoff grows with.
+    /// All attempts that did not succeed, whoever was at fault; what backoff grows with. A replay begins anew.
     pub tries: u32,
+    /// How many numbers the calls before the last replay may have had; those of this life are numbered after them. Each
+    /// life has another.
+    pub earlier: u32,
     /// The dead letter that a handler function is given by this delivery; none for an ordinary one. Whatever becomes of
     /// it, it never becomes a dead letter itself.
     pub letter: Option<DeliveryId>,
@@ -62,9 +65,16 @@ impl Delivery {
             accepted_at,
             attempts: 0,
             tries: 0,
+            earlier: 0,
             letter: None,
             awaiting: None,
         }
+    }
+
+    /// The number of the attempt that is under way or comes next, as the platform is told it: from 1, and never again the
+    /// number of a call from before a replay. A call that a crash interrupted is made again under its number.
+    pub fn number(&self) -> u32 {
+        self.earlier.saturating_add(self.tries).saturating_add(1)
     }
 }
 

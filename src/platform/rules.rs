@@ -175,7 +175,7 @@ impl RulesDriver {
             .header(header::CONTENT_TYPE, encoded.content_type)
             .header(TRIGGER_RULE_ID, binding.id.to_string())
             .header(TRIGGER_DELIVERY_ID, &id)
-            .header(TRIGGER_ATTEMPT, delivery.tries.saturating_add(1))
+            .header(TRIGGER_ATTEMPT, delivery.number())
             .header(WEBHOOK_ID, &id)
             .header(WEBHOOK_TIMESTAMP, call.now.as_seconds())
             .header(WEBHOOK_SIGNATURE, signature);

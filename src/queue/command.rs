@@ -187,6 +187,7 @@ pub(super) struct Stored {
     pub(super) accepted_at: Timestamp,
     pub(super) attempts: u32,
     pub(super) tries: u32,
+    pub(super) earlier: u32,
 }
 
 impl Stored {
@@ -204,6 +205,7 @@ impl Stored {
             accepted_at: delivery.accepted_at,
             attempts: delivery.attempts,
             tries: delivery.tries,
+            earlier: delivery.earlier,
         })
     }
 

@@ -106,7 +106,7 @@ impl Batch<'_> {
             "UPDATE delivery SET due = ?2, attempts = ?4, tries = ?5, weight = weight + ?7, \
                  accepted_at = accepted_at + CASE WHEN held AND NOT ?3 THEN max(0, ?6 - held_since) ELSE 0 END, \
                  held_since = CASE WHEN ?3 THEN coalesce(held_since, ?6) END, held = ?3, awaiting_since = NULL \
-             WHERE id = ?1 RETURNING function",
+             WHERE id = ?1 AND earlier = ?8 AND tries <= ?5 RETURNING function",
         )
         .bind(&retry.id.as_bytes()[..])
         .bind(retry.due.as_micros())
@@ -115,6 +115,7 @@ impl Batch<'_> {
         .bind(retry.tries)
         .bind(moment.as_micros())
         .bind(to_i64(grows_by))
+        .bind(retry.earlier)
         .fetch_optional(&mut *self.conn)
         .await?;
         let Some(function) = function else { return Ok(Step::was(false)) };

@@ -1,5 +1,9 @@
 //! Dead letters: made, replayed, discarded.
 //!
+//! A replay begins a life of its own: the attempts are counted anew, and numbered on (`Delivery::number`), one number further
+//! than was counted, because a call may have been under way when the delivery died. What an attempt of another life would
+//! record finds nothing to record it on.
+//!
 //! A dead letter keeps its delivery's id, event row and attempts; becoming one, or being parked again, moves one small
 //! row and nothing else, in one transaction.
 
@@ -44,13 +48,23 @@ impl Batch<'_> {
             self.remove_deliveries(&[stored.id]).await?;
             return Ok(Step::was(false));
         }
-        let parked: Option<(i64, i64, i64)> =
-            sqlx::query_as("DELETE FROM delivery WHERE id = ?1 RETURNING function, weight, replays")
-                .bind(&stored.id.as_bytes()[..])
-                .fetch_optional(&mut *self.conn)
-                .await?;
+        let parked: Option<(i64, i64, i64, bool)> = sqlx::query_as(
+            "SELECT function, weight, replays, earlier = ?2 AND tries <= ?3 FROM delivery WHERE id = ?1",
+        )
+        .bind(&stored.id.as_bytes()[..])
+        .bind(stored.earlier)
+        .bind(stored.tries)
+        .fetch_optional(&mut *self.conn)
+        .await?;
         let mut replays = i64::from(letter.replays);
-        if let Some((function, weight, replayed)) = parked {
+        if let Some((function, weight, replayed, is_this)) = parked {
+            if !is_this {
+                return Ok(Step::was(false));
+            }
+            sqlx::query("DELETE FROM delivery WHERE id = ?1")
+                .bind(&stored.id.as_bytes()[..])
+                .execute(&mut *self.conn)
+                .await?;
             self.books.remove(function, weight);
             replays = replays.max(replayed);
         } else if letter.only_parked {
@@ -92,9 +106,9 @@ impl Batch<'_> {
     pub(super) async fn insert_letter(&mut self, letter: &NewLetter<'_>) -> Result<(), sqlx::Error> {
         let stored = letter.stored;
         sqlx::query(
-            "INSERT INTO dead_letter (id, event, binding, function, accepted_at, attempts, tries, replays, \
-                 weight, reason, detail, died_at) \
-             VALUES (?1, (SELECT seq FROM event WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            "INSERT INTO dead_letter (id, event, binding, function, accepted_at, attempts, tries, earlier, \
+                 replays, weight, reason, detail, died_at) \
+             VALUES (?1, (SELECT seq FROM event WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )
         .bind(&stored.id.as_bytes()[..])
         .bind(&stored.event.as_bytes()[..])
@@ -103,6 +117,7 @@ impl Batch<'_> {
         .bind(stored.accepted_at.as_micros())
         .bind(stored.attempts)
         .bind(stored.tries)
+        .bind(stored.earlier)
         .bind(letter.replays)
         .bind(to_i64(stored.weight()))
         .bind(letter.reason.as_str())
@@ -122,9 +137,9 @@ impl Batch<'_> {
     ) -> Result<(), sqlx::Error> {
         let ids = json(ids.iter())?;
         sqlx::query(
-            "INSERT INTO dead_letter (id, event, binding, function, accepted_at, attempts, tries, replays, \
-                 weight, reason, detail, died_at) \
-             SELECT id, event, binding, function, accepted_at, attempts, tries, replays, weight, ?2, \
+            "INSERT INTO dead_letter (id, event, binding, function, accepted_at, attempts, tries, earlier, \
+                 replays, weight, reason, detail, died_at) \
+             SELECT id, event, binding, function, accepted_at, attempts, tries, earlier, replays, weight, ?2, \
                  CASE WHEN awaiting_since IS NULL THEN 'its binding was removed while it waited' \
                  ELSE 'its binding was removed while its result was awaited' END, ?3 \
              FROM delivery WHERE id IN (SELECT unhex(value) FROM json_each(?1)) ORDER BY seq",
@@ -158,8 +173,8 @@ impl Batch<'_> {
         let Some(row) = row else { return Ok(Step::Done(Ok(Answer::Function(None)))) };
         sqlx::query(
             "INSERT INTO delivery (id, event, binding, function, accepted_at, due, held, attempts, tries, \
-                 replays, weight) \
-             SELECT id, event, binding, function, ?2, ?2, 0, 0, 0, replays + 1, weight \
+                 earlier, replays, weight) \
+             SELECT id, event, binding, function, ?2, ?2, 0, 0, 0, earlier + tries + 1, replays + 1, weight \
              FROM dead_letter WHERE id = ?1",
         )
         .bind(&id.as_bytes()[..])

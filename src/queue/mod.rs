@@ -204,6 +204,8 @@ pub struct Retry {
     pub attempts: u32,
     /// All attempts without success, now.
     pub tries: u32,
+    /// In which life ([`Delivery::earlier`]).
+    pub earlier: u32,
     /// The attempt that failed, if one did.
     pub attempt: Option<Attempt>,
 }
@@ -300,10 +302,12 @@ pub trait Queue: Results + Send + Sync + fmt::Debug {
     /// Removes a delivery that was delivered; whether it was there.
     async fn delivered(&self, id: DeliveryId) -> Result<bool, QueueError>;
 
-    /// Puts a parked delivery off, and no result is awaited of it; whether it was there.
+    /// Puts a parked delivery off, and no result is awaited of it; whether it was there. One that was replayed meanwhile, or
+    /// has had more tries, is not.
     async fn retry(&self, retry: Retry) -> Result<bool, QueueError>;
 
-    /// Makes a dead letter of a delivery, parked or not; false when it was one already. Attempts that were parked with
+    /// Makes a dead letter of a delivery, parked or not; false when it was one already, or is parked for a life of
+    /// its own (it was replayed) or after more tries. Attempts that were parked with
     /// the delivery are kept, those of `letter` that are not among them are added.
     async fn bury(&self, letter: DeadLetter) -> Result<bool, QueueError>;
 

@@ -124,16 +124,16 @@ impl Batch<'_> {
                 stored.accepted_at.as_micros(),
                 park.due.as_micros(),
                 park.held_since.map(crate::domain::clock::Timestamp::as_micros),
-                (stored.attempts, stored.tries),
+                (stored.attempts, stored.tries, stored.earlier),
                 to_i64(stored.weight()),
             )
         }))?;
         sqlx::query(
             "INSERT INTO delivery (id, event, binding, function, accepted_at, due, held, held_since, \
-                 attempts, tries, replays, weight) \
+                 attempts, tries, earlier, replays, weight) \
              SELECT unhex(value->>'$[0][0]'), (SELECT seq FROM event WHERE id = unhex(value->>'$[0][1]')), \
                  unhex(value->>'$[0][2]'), value->>1, value->>2, value->>3, value->>4 IS NOT NULL, value->>4, \
-                 value->>'$[5][0]', value->>'$[5][1]', 0, value->>6 \
+                 value->>'$[5][0]', value->>'$[5][1]', value->>'$[5][2]', 0, value->>6 \
              FROM json_each(?1)",
         )
         .bind(rows)

@@ -22,7 +22,7 @@ use crate::{
 
 /// Picks from the covering index alone and reads the rows only of what is taken.
 pub(super) const DUE: &str = "\
-    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, d.letter, d.awaiting_since, \
+    SELECT d.seq, d.id, d.binding, d.accepted_at, d.due, d.attempts, d.tries, d.earlier, d.letter, d.awaiting_since, \
         CAST(e.payload AS BLOB) AS payload \
     FROM (SELECT seq FROM delivery INDEXED BY delivery_due \
           WHERE function = (SELECT id FROM function WHERE platform = ?1 AND name = ?2) \
@@ -168,7 +168,7 @@ type ReadAttempt = Result<(DeliveryId, Attempt), QueueError>;
 /// A parked delivery, due or not.
 pub(super) async fn parked(pool: &SqlitePool, id: DeliveryId) -> Result<Option<Delivery>, QueueError> {
     let row = sqlx::query(
-        "SELECT d.id, d.binding, d.accepted_at, d.attempts, d.tries, d.letter, d.awaiting_since, f.platform, f.name, \
+        "SELECT d.id, d.binding, d.accepted_at, d.attempts, d.tries, d.earlier, d.letter, d.awaiting_since, f.platform, f.name, \
              CAST(e.payload AS BLOB) AS payload \
          FROM delivery d JOIN function f ON f.id = d.function LEFT JOIN event e ON e.seq = d.event WHERE d.id = ?1",
     )
@@ -215,7 +215,7 @@ pub(super) async fn add_attempts(pool: &SqlitePool, letters: &mut [DeadLetter]) 
 
 pub(super) async fn dead_letter(pool: &SqlitePool, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
     let row = sqlx::query(
-        "SELECT l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.replays, l.reason, l.detail, l.died_at, \
+        "SELECT l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.earlier, l.replays, l.reason, l.detail, l.died_at, \
              f.platform, f.name, CAST(e.payload AS BLOB) AS payload \
          FROM dead_letter l LEFT JOIN function f ON f.id = l.function LEFT JOIN event e ON e.seq = l.event \
          WHERE l.id = ?1",

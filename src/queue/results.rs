@@ -29,10 +29,21 @@ use crate::domain::{
 pub struct Wait {
     /// Which.
     pub id: DeliveryId,
+    /// In which life ([`Delivery::earlier`]).
+    pub earlier: u32,
+    /// After how many tries.
+    pub tries: u32,
     /// When the call was made that was accepted.
     pub since: Timestamp,
     /// When it has waited long enough: it is due then.
     pub until: Timestamp,
+}
+
+impl Wait {
+    /// For the result of a call that was made for the delivery as it is here.
+    pub fn of(delivery: &Delivery, since: Timestamp, until: Timestamp) -> Self {
+        Self { id: delivery.id, earlier: delivery.earlier, tries: delivery.tries, since, until }
+    }
 }
 
 /// The verbs for results. Each `Ok` means: on disk.
@@ -41,10 +52,11 @@ pub trait Results: Send + Sync + fmt::Debug {
     /// A parked delivery, due or not, whether an attempt owns it or not; none when it is not parked (any more).
     async fn parked(&self, id: DeliveryId) -> Result<Option<Delivery>, QueueError>;
 
-    /// Has a parked delivery wait for its result, held or not; whether it was there.
+    /// Has a parked delivery wait for its result, held or not; whether it was there, as it was called.
     async fn wait_for_result(&self, wait: Wait) -> Result<bool, QueueError>;
 
-    /// Makes a dead letter of a delivery that is parked, with its attempts; false when it is not parked (any more).
+    /// Makes a dead letter of a delivery that is parked, with its attempts; false when it is not parked (any more), or was
+    /// replayed meanwhile.
     async fn bury_parked(&self, letter: DeadLetter) -> Result<bool, QueueError>;
 
     /// Adds to a dead letter that its function has succeeded after all, once; whether there is such a letter.
@@ -75,11 +87,14 @@ impl Results for SqliteQueue {
 impl Batch<'_> {
     pub(super) async fn wait_for_result(&mut self, wait: Wait) -> Result<Step, sqlx::Error> {
         let changed = sqlx::query(
-            "UPDATE delivery SET due = ?2, awaiting_since = ?3, held = 0, held_since = NULL WHERE id = ?1",
+            "UPDATE delivery SET due = ?2, awaiting_since = ?3, held = 0, held_since = NULL \
+             WHERE id = ?1 AND earlier = ?4 AND tries = ?5",
         )
         .bind(&wait.id.as_bytes()[..])
         .bind(wait.until.as_micros())
         .bind(wait.since.as_micros())
+        .bind(wait.earlier)
+        .bind(wait.tries)
         .execute(&mut *self.conn)
         .await?
         .rows_affected();

@@ -108,6 +108,7 @@ impl<'r> Reader<'r> {
             accepted_at: self.time("accepted_at")?,
             attempts: self.number("attempts")?,
             tries: self.number("tries")?,
+            earlier: self.number("earlier")?,
             letter: None,
             awaiting: None,
         })

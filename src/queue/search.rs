@@ -36,7 +36,7 @@ macro_rules! statements {
                 " LIMIT 1 OFFSET ?6"
             ),
             page: concat!(
-                "SELECT l.seq, l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.replays, l.reason, l.detail, \
+                "SELECT l.seq, l.id, l.binding, l.accepted_at, l.attempts, l.tries, l.earlier, l.replays, l.reason, l.detail, \
                      l.died_at, f.platform, f.name, CAST(e.payload AS BLOB) AS payload \
                  FROM dead_letter l LEFT JOIN function f ON f.id = l.function LEFT JOIN event e ON e.seq = l.event \
                  WHERE l.seq > ?1 AND l.seq < ?2 ",

@@ -179,7 +179,7 @@ impl Tally {
 }
 
 /// The columns that dead letters and parked deliveries have in common, as `rows` reads them.
-const COMMON: &str = "d.seq, d.id, d.binding, d.accepted_at, d.attempts, d.tries, d.replays, \
+const COMMON: &str = "d.seq, d.id, d.binding, d.accepted_at, d.attempts, d.tries, d.earlier, d.replays, \
      f.platform, f.name, CAST(e.payload AS BLOB) AS payload";
 
 async fn deliveries(conn: &mut SqliteConnection) -> Result<Tally, sqlx::Error> {

@@ -104,15 +104,13 @@ impl Pair {
             }
             4 => ("delivered", both(&disk.delivered(id), &queue.delivered(id).await.unwrap())),
             5 | 6 => {
-                let (attempts, tries) = (1, 2);
-                let retry = Retry { id, due, held, attempts, tries, attempt: attempted };
+                let (attempts, tries, earlier) = (1, 2, chosen_life(disk, id, chance));
+                let retry = Retry { id, due, held, attempts, tries, earlier, attempt: attempted };
                 ("retry", both(&disk.retry(retry.clone()), &queue.retry(retry).await.unwrap()))
             }
             7 => {
-                let attempts = attempted.into_iter().collect();
-                let (reason, detail) = (DeadReason::Permanent, "simulated".to_owned());
-                let delivery = Delivery { id, letter: (id == handler).then_some(one.id), ..one };
-                let letter = DeadLetter { delivery, reason, detail, died_at: due, attempts, replays: 0 };
+                let one = Delivery { id, letter: (id == handler).then_some(one.id), ..one };
+                let letter = given_up(known_as(disk, one, chance), DeadReason::Permanent, (due, attempted));
                 ("bury", both(&disk.bury(letter.clone()), &queue.bury(letter).await))
             }
             8 => {
@@ -134,13 +132,12 @@ impl Pair {
                 ("due", both(&shown(&disk.due(&of, due, &[id], 3)), &shown(&theirs)))
             }
             14 | 15 => {
-                let wait = Wait { id, since: due, until: due.plus(Duration::from_secs(50)) };
+                let (earlier, tries) = (chosen_life(disk, id, chance), *chance.pick(&[0, 0, 2]));
+                let wait = Wait { id, earlier, tries, since: due, until: due.plus(Duration::from_secs(50)) };
                 ("wait", both(&disk.wait_for_result(wait), &queue.wait_for_result(wait).await.unwrap()))
             }
             16 => {
-                let attempts = attempted.into_iter().collect();
-                let (reason, detail) = (DeadReason::TooOld, "simulated".to_owned());
-                let letter = DeadLetter { delivery: one, reason, detail, died_at: due, attempts, replays: 0 };
+                let letter = given_up(known_as(disk, one, chance), DeadReason::TooOld, (due, attempted));
                 ("bury_parked", both(&disk.bury_parked(letter.clone()), &queue.bury_parked(letter).await))
             }
             17 => {
@@ -318,10 +315,30 @@ fn both(ours: &impl std::fmt::Debug, theirs: &impl std::fmt::Debug) -> [String; 
     [format!("{ours:?}"), format!("{theirs:?}")]
 }
 
+/// Mostly the life in which a delivery is parked.
+fn chosen_life(disk: &Disk, id: DeliveryId, chance: &mut Chance) -> u32 {
+    let now = disk.parked(id).map_or(0, |delivery| delivery.earlier);
+    if chance.percent(80) { now } else { now.saturating_sub(1) }
+}
+
+/// Mostly as it is parked.
+fn known_as(disk: &Disk, one: Delivery, chance: &mut Chance) -> Delivery {
+    Delivery { tries: *chance.pick(&[0, 2]), earlier: chosen_life(disk, one.id, chance), ..one }
+}
+
+fn given_up(
+    delivery: Delivery,
+    reason: DeadReason,
+    (died_at, attempted): (Timestamp, Option<Attempt>),
+) -> DeadLetter {
+    let (detail, attempts) = ("simulated".to_owned(), attempted.into_iter().collect());
+    DeadLetter { delivery, reason, detail, died_at, attempts, replays: 0 }
+}
+
 fn shown(deliveries: &[Delivery]) -> String {
     let one = |one: &Delivery| {
-        let Delivery { id, accepted_at, attempts, tries, letter, awaiting, .. } = one;
-        format!("{id} {accepted_at} {attempts} {tries} {letter:?} {awaiting:?}")
+        let Delivery { id, accepted_at, attempts, tries, earlier, letter, awaiting, .. } = one;
+        format!("{id} {accepted_at} {attempts} {tries} {earlier} {letter:?} {awaiting:?}")
     };
     deliveries.iter().map(one).collect::<Vec<_>>().join(",")
 }

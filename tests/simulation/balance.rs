@@ -1,6 +1,6 @@
 //! What is held against the books: at each acknowledgement, at each call, at each burial, and at the end.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use triggerd::{
     domain::{
@@ -125,14 +125,18 @@ impl State {
         if track.well_now && !excused {
             wrong.push("an attempt after the function had said yes".to_owned());
         }
-        // (Cleared at this very moment it is on disk as a dead letter.)
+        // Cleared after the pump has read it and before its call, it is on disk as a dead letter. (To call it is no fault: a call
+        // that began a moment sooner could not be taken back either, and what it comes to finds no row. Seeds 7799, 7815.)
         let is_new =
             track.answered_well == 0 && !on_disk && !is_dead && !excused && track.recorded_now.is_none();
         if only_once && is_new {
             wrong.push("its source never redelivers, and it is fired before it is on disk".to_owned());
         }
+        if delivery.earlier == track.life && delivery.number() <= track.life {
+            wrong.push("its call has the number of one from before its replay".to_owned());
+        }
         track.running = true;
-        if track.replay == Replay::Waits {
+        if track.replay == Replay::Waits && delivery.earlier == track.life {
             track.replay = Replay::Called;
         }
         if delivery.function != binding.spec.function.to_ref() {
@@ -209,19 +213,18 @@ impl State {
         let id = letter.delivery.id;
         let track = self.books.tracks.get(&id)?;
         let (binding, _) = self.books.bindings.get(&letter.delivery.binding)?;
+        // (What an attempt of an earlier life came to is none of this one's.)
+        let of_life = |calls: &BTreeSet<u32>| calls.range(letter.delivery.earlier + 1..).count();
         let is_right = match letter.reason {
             DeadReason::TooOld => self.books.unseen_jump,
-            DeadReason::Permanent => track.permanent > 0 || track.broken > 1,
-            DeadReason::AttemptsExhausted => track.function_faults >= binding.spec.retry.max_attempts,
+            DeadReason::Permanent => of_life(&track.permanent) > 0 || of_life(&track.broken) > 1,
+            DeadReason::AttemptsExhausted => {
+                of_life(&track.function_faults) >= binding.spec.retry.max_attempts as usize
+            }
             DeadReason::Unbound => self.relating.unfit_for(binding.id, self.elapsed()).is_some(),
             DeadReason::Overflow => true,
         };
-        // What the disk took and denied is recorded once more, and meets what was replayed meanwhile.
-        let excused = self.books.events.get(&track.event).is_some_and(|book| book.excused);
         let of_attempt = !matches!(letter.reason, DeadReason::TooOld | DeadReason::Unbound);
-        if track.replay != Replay::Never && excused {
-            return None;
-        }
         let is_right = is_right && !(of_attempt && track.replay == Replay::Waits);
         let name = self.books.name(id);
         (!is_right).then(|| format!("{name} was given up as {:?}, which is not so: {track:?}", letter.reason))

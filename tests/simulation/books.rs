@@ -12,7 +12,7 @@
 //! * beside a sick function its neighbour is served soon; where nothing fails, nothing that is due waits for a sweep;
 //! * given up only for the reason that is named, and never for an age that is a jump of the clock;
 //! * what an operator had forgotten is not called again, unless its event is brought again; what is replayed does not die
-//!   again without a call;
+//!   again without a call, nor for what attempts from before the replay came to, and no call after has the number of one before;
 //! * an item leaves the quarantine when all that it causes is safe (`operator`);
 //! * no more calls in any stretch of time than the function's rate allows;
 //! * nothing that waits is fired before its time, whatever the wall clock says.
@@ -78,11 +78,14 @@ pub(crate) struct Track {
     pub(crate) binding: u8,
     pub(crate) running: bool,
     pub(crate) answered_well: u32,
-    pub(crate) function_faults: u32,
-    pub(crate) permanent: u32,
-    pub(crate) broken: u32,
-    /// What is above is counted from then.
+    /// The numbers of the calls that were answered so; none of them is the number of a call in another life.
+    pub(crate) function_faults: BTreeSet<u32>,
+    pub(crate) permanent: BTreeSet<u32>,
+    pub(crate) broken: BTreeSet<u32>,
+    /// The good answers are counted from then.
     pub(crate) replay: Replay,
+    /// Its last life ([`triggerd::domain::delivery::Delivery::earlier`]).
+    pub(crate) life: u32,
     /// An operator had it forgotten; when it was taken from its attempt by that, at the latest.
     pub(crate) silent_from: Option<Duration>,
     /// This life.
@@ -256,20 +259,29 @@ impl Books {
         }
     }
 
-    /// A verb on a delivery is on disk, whatever who asked hears.
-    pub(crate) fn happened(&mut self, id: DeliveryId, verb: &'static str, value: &str) {
+    /// A report of a failure comes, of the call that is awaited or was under way when the process ended.
+    pub(crate) fn failed(&mut self, id: DeliveryId, number: u32) {
+        if let Some(track) = self.tracks.get_mut(&id) {
+            track.function_faults.insert(number);
+        }
+    }
+
+    /// A verb on a delivery is on disk, whatever who asked hears; in which life it is parked now.
+    pub(crate) fn happened(&mut self, id: DeliveryId, verb: &'static str, value: &str, life: Option<u32>) {
         let unheard = self.tracks.get(&id).filter(|track| track.answered_well == 0);
         if (verb, value) == ("delivered", "true") && unheard.is_some_and(|track| self.awaits(track.binding)) {
             let name = self.name(id);
             self.violations.push(format!("{name} was settled though nobody said that it succeeded"));
         }
-        // Only a source's message parks: one that was under way when the delivery was forgotten brings it again.
+        // Only a source's message parks: one that was under way when the delivery was forgotten brings it again, and intake, whose
+        // message it is, knows nothing of what an operator has forgotten. (Seed 9826.)
         if (verb, value) == ("park", "Written")
             && let Some(track) = self.tracks.get_mut(&id)
         {
             track.silent_from = None;
         }
-        // A letter that is new (its event came again after it was discarded) is handed over anew, under the same id.
+        // A letter that is new (its event came again after it was discarded) is handed over anew, under the same id: it is of
+        // another death, of which its handler has not heard. (Seed 4231.)
         let anew =
             matches!((verb, value), ("discard" | "bury" | "bury_parked", "true") | ("park", "Overflow"))
                 || (verb == "replay" && value != "None");
@@ -284,11 +296,9 @@ impl Books {
         if verb == "replay" {
             track.recorded_now = None;
             track.silent_from = None;
-            // (An attempt that goes on meanwhile is counted on from what was charged before it.)
-            if !track.running {
-                (track.answered_well, track.function_faults, track.permanent, track.broken) = (0, 0, 0, 0);
-            }
+            track.answered_well = 0;
             track.replay = Replay::Waits;
+            track.life = life.unwrap_or_default();
         }
     }
 
@@ -325,7 +335,7 @@ impl Books {
     /// The answer was sent, or the call was dropped.
     pub(crate) fn call_ended(
         &mut self,
-        id: DeliveryId,
+        (id, number): (DeliveryId, u32),
         function: &FunctionRef,
         (class, elapsed): (Option<Class>, Duration),
     ) {
@@ -345,14 +355,14 @@ impl Books {
         track.running = false;
         match class {
             // What its report says, or that there is none, may be the function's fault.
-            Some(Class::Accepted) if awaits => track.function_faults += 1,
+            Some(Class::Accepted) if awaits => drop(track.function_faults.insert(number)),
             Some(Class::Ok | Class::Accepted) => {
                 track.answered_well += 1;
                 track.well_now = true;
             }
-            Some(Class::FunctionFault) => track.function_faults += 1,
-            Some(Class::Permanent) => track.permanent += 1,
-            Some(Class::BindingBroken) => track.broken += 1,
+            Some(Class::FunctionFault) => drop(track.function_faults.insert(number)),
+            Some(Class::Permanent) => drop(track.permanent.insert(number)),
+            Some(Class::BindingBroken) => drop(track.broken.insert(number)),
             _ => (),
         }
     }

@@ -29,6 +29,13 @@ pub(crate) struct Row {
     pub(crate) replays: u32,
 }
 
+impl Row {
+    /// Whether what an attempt of this life, after so many tries, says may be recorded on it.
+    fn is_of(&self, (earlier, tries): (u32, u32)) -> bool {
+        self.delivery.earlier == earlier && self.delivery.tries <= tries
+    }
+}
+
 /// The queue's contents, and its bounds in rows.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -46,6 +53,8 @@ pub(crate) struct Disk {
     pub(crate) items: u64,
     /// No part of `queue.db`: what was just forgotten at somebody's wish, for the books.
     pub(crate) just_forgotten: Vec<DeliveryId>,
+    /// Nor this: what is wrong with burials that were written.
+    pub(crate) wrongly_buried: Vec<String>,
     /// Rows that one function may have parked.
     pub(crate) share: usize,
     /// Rows and dead letters in all.
@@ -65,6 +74,7 @@ impl Disk {
             letters: 0,
             items: 0,
             just_forgotten: Vec::new(),
+            wrongly_buried: Vec::new(),
             share,
             room,
         }
@@ -119,7 +129,8 @@ impl Disk {
     }
 
     pub(crate) fn retry(&mut self, retry: Retry) -> bool {
-        let Some(row) = self.rows.get_mut(&retry.id) else { return false };
+        let row = self.rows.get_mut(&retry.id);
+        let Some(row) = row.filter(|row| row.is_of((retry.earlier, retry.tries))) else { return false };
         let moment = retry.attempt.as_ref().map_or(retry.due, end_of);
         if retry.held {
             row.held_since = row.held_since.or(Some(moment));
@@ -134,7 +145,9 @@ impl Disk {
     }
 
     pub(crate) fn wait_for_result(&mut self, wait: Wait) -> bool {
-        let Some(row) = self.rows.get_mut(&wait.id) else { return false };
+        let row = self.rows.get_mut(&wait.id);
+        let as_called = |row: &Row| (row.delivery.earlier, row.delivery.tries) == (wait.earlier, wait.tries);
+        let Some(row) = row.filter(|row| as_called(row)) else { return false };
         (row.due, row.delivery.awaiting, row.held_since) = (wait.until, Some(wait.since), None);
         true
     }
@@ -163,6 +176,10 @@ impl Disk {
         letter.delivery.awaiting = None;
         if self.rows.get(&id).is_some_and(|row| row.delivery.letter.is_some()) {
             self.rows.remove(&id);
+            return Ok(false);
+        }
+        if self.rows.get(&id).is_some_and(|row| !row.is_of((letter.delivery.earlier, letter.delivery.tries)))
+        {
             return Ok(false);
         }
         if let Some(row) = self.rows.remove(&id) {

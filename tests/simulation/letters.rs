@@ -97,6 +97,7 @@ impl Disk {
     pub(crate) fn replay(&mut self, id: DeliveryId, now: Timestamp) -> Option<FunctionRef> {
         let (_, letter) = self.dead.remove(&id)?;
         let mut delivery = letter.delivery;
+        delivery.earlier += delivery.tries + 1;
         (delivery.attempts, delivery.tries, delivery.accepted_at) = (0, 0, now);
         let function = delivery.function.clone();
         let seq = self.next_seq();
@@ -171,6 +172,7 @@ impl Disk {
                 accepted_at: now,
                 attempts: 0,
                 tries: 0,
+                earlier: 0,
                 letter: Some(letter),
                 awaiting: None,
             };

@@ -34,6 +34,7 @@ enum Act {
 struct Calling<'a> {
     world: &'a World,
     id: DeliveryId,
+    number: u32,
     function: FunctionRef,
     class: Option<Class>,
 }
@@ -48,7 +49,7 @@ impl Drop for Calling<'_> {
         {
             let state = &mut *self.world.state();
             let elapsed = state.elapsed();
-            state.books.call_ended(self.id, &self.function, (class, elapsed));
+            state.books.call_ended((self.id, self.number), &self.function, (class, elapsed));
         }
         let late = self.world.state().is_late(self.id);
         if let Some(late) = late {
@@ -148,13 +149,13 @@ impl Driver for SimPlatform {
         self.0.step("a call").await;
         let (id, function) = (call.delivery.id, call.delivery.function.clone());
         let wrong = self.0.state().call_begins(&call);
-        let (name, attempts) = (self.0.name(id), call.delivery.attempts);
-        self.0.note(format_args!("{name} is called, {attempts} attempts before"));
+        let (name, attempts, number) = (self.0.name(id), call.delivery.attempts, call.delivery.number());
+        self.0.note(format_args!("{name} is called, its call {number}, {attempts} attempts before"));
         for wrong in wrong {
             self.0.violation(format_args!("{wrong}"));
         }
         let (act, delay) = self.act(call.binding, &function);
-        let mut calling = Calling { world: &self.0, id, function, class: None };
+        let mut calling = Calling { world: &self.0, id, number, function, class: None };
         // An asynchronous function may have ended before its platform's answer is there.
         if act == Act::Answer(Class::Accepted) {
             self.0.state().accept(&call);

@@ -163,7 +163,8 @@ impl SimQueue {
                     let state = &mut *world.state();
                     let result = act(&mut state.disk);
                     if let (Some(id), Ok(value)) = (about, &result) {
-                        state.books.happened(id, verb, &format!("{value:?}"));
+                        let life = state.disk.rows.get(&id).map(|row| row.delivery.earlier);
+                        state.books.happened(id, verb, &format!("{value:?}"), life);
                     }
                     let elapsed = state.elapsed();
                     for id in std::mem::take(&mut state.disk.just_forgotten) {
@@ -174,6 +175,10 @@ impl SimQueue {
             };
             let name = about.map(|id| world.name(id)).unwrap_or_default();
             world.note(format_args!("  queue: {verb} {name} → {result:?}"));
+            let wrong = std::mem::take(&mut world.state().disk.wrongly_buried);
+            for wrong in wrong.into_iter().filter(|_| !world.state().is_crashed()) {
+                world.violation(format_args!("{wrong}"));
+            }
             if let (Some(id), Ok(value), true) = (about, &result, fate == Fate::Committed) {
                 world.state().books.recorded(id, verb, &format!("{value:?}"));
             }
@@ -217,15 +222,22 @@ impl SimQueue {
         Ok(result)
     }
 
-    /// Whether a delivery may be given up so.
-    fn judge(&self, letter: &DeadLetter) {
+    /// Gives a delivery up; what is wrong with that is told if it comes to that.
+    async fn give_up(
+        &self,
+        letter: DeadLetter,
+        verb: fn(&mut Disk, DeadLetter) -> Result<bool, QueueError>,
+    ) -> Result<bool, QueueError> {
         if letter.delivery.letter.is_some() {
             self.world.violation(format_args!("a handler's delivery was to become a dead letter"));
         }
-        let wrong = self.world.state().given_up(letter);
-        if let Some(wrong) = wrong.filter(|_| !self.world.state().is_crashed()) {
-            self.world.violation(format_args!("{wrong}"));
-        }
+        let (id, wrong) = (letter.delivery.id, self.world.state().given_up(&letter));
+        let bury = move |disk: &mut Disk| {
+            let buried = verb(disk, letter)?;
+            disk.wrongly_buried.extend(wrong.filter(|_| buried));
+            Ok(buried)
+        };
+        self.write("bury", Some(id), bury).await
     }
 
     /// A read takes a moment before and after it sees what it sees.
@@ -252,9 +264,7 @@ impl Results for SimQueue {
     }
 
     async fn bury_parked(&self, letter: DeadLetter) -> Result<bool, QueueError> {
-        let id = letter.delivery.id;
-        self.judge(&letter);
-        self.write("bury", Some(id), move |disk| disk.bury_parked(letter)).await
+        self.give_up(letter, Disk::bury_parked).await
     }
 
     async fn came_late(&self, id: DeliveryId, attempt: Attempt) -> Result<bool, QueueError> {
@@ -282,9 +292,7 @@ impl Queue for SimQueue {
     }
 
     async fn bury(&self, letter: DeadLetter) -> Result<bool, QueueError> {
-        let id = letter.delivery.id;
-        self.judge(&letter);
-        self.write("bury", Some(id), move |disk| disk.bury(letter)).await
+        self.give_up(letter, Disk::bury).await
     }
 
     async fn quarantine(&self, item: Quarantined) -> Result<(), QueueError> {

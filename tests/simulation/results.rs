@@ -119,8 +119,14 @@ async fn take(world: &Arc<World>, dispatcher: &Dispatcher, url: &str, class: Cla
         Ok(_) => return true,
         Err(_) => return false,
     };
-    if class == Class::Ok {
-        world.state().books.succeeded(token.delivery);
+    {
+        let state = &mut *world.state();
+        let row = state.disk.rows.get(&token.delivery);
+        if class == Class::Ok {
+            state.books.succeeded(token.delivery);
+        } else if row.is_some_and(|row| row.delivery.number() == token.attempt) {
+            state.books.failed(token.delivery, token.attempt);
+        }
     }
     let outcome = Outcome::new(class, None, "reported");
     let (delivery, attempt) = (token.delivery, token.attempt);

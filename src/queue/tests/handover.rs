@@ -46,7 +46,8 @@ async fn a_letter_that_is_gone_is_passed_and_one_that_dies_again_is_new() {
     let upto = f.queue.unhanded(9).await.unwrap().upto.unwrap();
     f.queue.replay(id, at(2)).await.unwrap().unwrap();
     assert_eq!(f.queue.hand_over(vec![handover(id)], upto).await.unwrap(), 0);
-    f.queue.bury(letter(delivery(1, "f"), at(3))).await.unwrap();
+    let replayed = f.queue.parked(id).await.unwrap().unwrap();
+    f.queue.bury(letter(replayed, at(3))).await.unwrap();
     let again = f.queue.unhanded(9).await.unwrap();
     assert_eq!((again.letters.len(), again.upto), (1, Some(upto + 1)));
     assert_eq!(f.queue.hand_over(vec![handover(id)], upto + 1).await.unwrap(), 1);

@@ -167,7 +167,7 @@ async fn replayed_letter_begins_anew_under_its_old_id_once() {
     assert_eq!((twice.0.unwrap(), twice.1.unwrap()), (Some(function("f")), None));
     let due = f.queue.due(&function("f"), at(100), &[], 9).await.unwrap();
     assert_eq!(due.len(), 1);
-    let begun = Delivery { accepted_at: at(100), attempts: 0, tries: 0, ..dead.clone() };
+    let begun = Delivery { accepted_at: at(100), attempts: 0, tries: 0, earlier: 10, ..dead.clone() };
     assert_eq!(format!("{:?}", due[0]), format!("{begun:?}"));
     assert!(f.queue.attempts(id).await.unwrap().is_empty());
     assert!(f.queue.dead_letter(id).await.unwrap().is_none());

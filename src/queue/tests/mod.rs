@@ -133,7 +133,7 @@ fn attempt(second: i64) -> Attempt {
 }
 
 fn retry(id: DeliveryId, due: Timestamp, attempt: Option<Attempt>) -> Retry {
-    Retry { id, due, held: false, attempts: 1, tries: 2, attempt }
+    Retry { id, due, held: false, attempts: 1, tries: 2, earlier: 0, attempt }
 }
 
 fn letter(delivery: Delivery, died_at: Timestamp) -> DeadLetter {

@@ -3,7 +3,7 @@
 use super::*;
 
 fn wait(id: DeliveryId, since: i64, until: i64) -> Wait {
-    Wait { id, since: at(since), until: at(until) }
+    Wait { id, earlier: 0, tries: 0, since: at(since), until: at(until) }
 }
 
 async fn counts(f: &Fixture) -> (u64, u64, u64) {
@@ -29,6 +29,35 @@ async fn what_awaits_its_result_is_due_at_the_end_of_its_wait_and_survives_a_res
     f.queue.retry(retry(one.id, at(70), Some(attempt(60)))).await.unwrap();
     assert_eq!(f.queue.parked(one.id).await.unwrap().unwrap().awaiting, None);
     assert_eq!(counts(&f).await, (1, 0, 0));
+}
+
+#[tokio::test]
+async fn numbers_go_on_over_a_replay_and_nothing_of_before_is_recorded_after_it() {
+    let f = Fixture::new().await;
+    let one = delivery(1, "f");
+    let number = async || f.queue.parked(one.id).await.unwrap().unwrap().number();
+    f.queue.park(park(one.clone(), at(0))).await.unwrap();
+    assert_eq!(number().await, 1);
+    f.queue.dispose(binding(1), Disposal::DeadLetter, &[], at(1)).await.unwrap();
+    f.queue.replay(one.id, at(2)).await.unwrap().unwrap();
+    assert_eq!(number().await, 2, "the first may have been under way");
+    assert!(!f.queue.retry(retry(one.id, at(9), Some(attempt(1)))).await.unwrap());
+    assert!(!f.queue.wait_for_result(wait(one.id, 1, 60)).await.unwrap());
+    for died in [at(3), at(4)] {
+        let letter = letter(Delivery { attempts: 8, tries: 8, ..one.clone() }, died);
+        assert!(!f.queue.bury_parked(letter.clone()).await.unwrap() && !f.queue.bury(letter).await.unwrap());
+    }
+    assert!(f.queue.attempts(one.id).await.unwrap().is_empty());
+    let row = f.queue.parked(one.id).await.unwrap().unwrap();
+    assert_eq!((row.attempts, row.tries, row.earlier, row.awaiting), (0, 0, 1, None));
+
+    // Three calls, the last of which has buried it.
+    let now = Retry { earlier: 1, ..retry(one.id, at(9), Some(attempt(2))) };
+    assert!(f.queue.retry(now).await.unwrap());
+    assert!(f.queue.bury_parked(letter(Delivery { tries: 3, ..row }, at(10))).await.unwrap());
+    f.queue.replay(one.id, at(11)).await.unwrap().unwrap();
+    let f = f.reopen().await;
+    assert_eq!(f.queue.parked(one.id).await.unwrap().unwrap().number(), 6);
 }
 
 #[tokio::test]
