@@ -61,6 +61,36 @@ async fn nobody_gets_in_without_a_token() {
 }
 
 #[tokio::test]
+async fn what_is_refused_or_not_there_ends_its_connection() {
+    let api = Api::new();
+    let id = BindingId::from_bytes([9; 16]);
+    let (binding, letter) = (format!("/v1/bindings/{id}"), format!("/v1/dead-letters/{}", "0".repeat(32)));
+    let confirm = format!("{binding}/confirm");
+    let open = Door::admin("0.0.0.0:8360".parse().unwrap());
+    for (door, token, call, status) in [
+        (LOOPBACK, "", ("GET", "/v1/nothing"), 404),
+        (LOOPBACK, OPERATOR, ("GET", "/v1/nothing"), 404),
+        (LOOPBACK, OPERATOR, ("GET", &binding), 404),
+        (LOOPBACK, OPERATOR, ("GET", &letter), 404),
+        (LOOPBACK, "", ("POST", "/v1/callbacks/guessed"), 404),
+        (open, "", ("GET", "/health/ready"), 401),
+        (Door::Callbacks, "", ("GET", "/v1/dead-letters"), 404),
+        (Door::Callbacks, "", ("GET", "/health/ready"), 404),
+        (Door::Callbacks, "", ("POST", "/v1/callbacks/guessed"), 404),
+        (Door::Callbacks, "", ("POST", "/v1/callbacks/unsigned"), 401),
+        (Door::Callbacks, "", ("POST", &confirm), 404),
+        (Door::Callbacks, "wrong", ("POST", "/v1/bindings"), 401),
+        (Door::Callbacks, LOCAL, ("GET", &binding), 404),
+    ] {
+        let answer = api.send(door, token, call, "{}").await;
+        assert_eq!(answer.status.as_u16(), status, "{call:?}: {}", answer.text);
+        assert_eq!(answer.headers[header::CONNECTION], "close", "{call:?}");
+    }
+    let fine = api.get(OPERATOR, "/v1/bindings").await;
+    assert!(fine.is(200).is_object() && !fine.headers.contains_key(header::CONNECTION));
+}
+
+#[tokio::test]
 async fn a_platform_sees_and_changes_only_its_own() {
     let api = Api::new();
     let mut own = request();

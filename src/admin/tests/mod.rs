@@ -3,6 +3,7 @@
 mod access;
 mod bindings;
 mod resources;
+mod strangers;
 
 use std::sync::atomic::Ordering;
 
