@@ -1,12 +1,13 @@
 //! `/v1/bindings/{id}/confirm` and `/v1/callbacks/{token}`: what platforms send of their own accord.
 //!
-//! Neither carries a bearer token; whoever takes them checks signature or token. Both can be repeated safely.
+//! Neither carries a bearer token; whoever takes them checks signature or token, as far as he can before the body is read.
+//! Both can be repeated safely.
 
 use std::sync::Arc;
 
 use axum::{
-    extract::State,
-    http::{HeaderMap, StatusCode},
+    extract::{FromRequest, Request, State},
+    http::StatusCode,
 };
 
 use crate::domain::ids::BindingId;
@@ -25,14 +26,19 @@ const MAX_TOKEN: usize = 256;
 pub(super) async fn confirm(
     State(state): State<Arc<AdminState>>,
     Segment(id): Segment<BindingId>,
-    headers: HeaderMap,
-    Body(body): Body,
+    request: Request,
 ) -> Result<StatusCode, Problem> {
-    let Err(error) = state.reconciler.confirm(id, &headers, &body).await else {
-        return Ok(StatusCode::NO_CONTENT);
-    };
+    let refused = |error| unconfirmed(id, error);
+    let headers = request.headers().clone();
+    let binding = state.reconciler.expects(id, &headers).await.map_err(refused)?;
+    let Body(body) = Body::from_request(request, &()).await?;
+    state.reconciler.confirm(&binding, &headers, &body).map_err(refused)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn unconfirmed(id: BindingId, error: ConfirmError) -> Problem {
     let said = error.to_string();
-    Err(match error {
+    match error {
         ConfirmError::Unknown => Problem::not_found("binding", id),
         ConfirmError::Signature(_) => Problem::new(401, "bad-signature", "The signature is not accepted")
             .detail(said)
@@ -42,27 +48,37 @@ pub(super) async fn confirm(
             .detail(said)
             .remedy("look at the binding's state and reason"),
         ConfirmError::Relations(error) => error.into(),
-    })
+    }
 }
 
 /// `POST /v1/callbacks/{token}`.
 pub(super) async fn callback(
     State(state): State<Arc<AdminState>>,
     Segment(token): Segment<String>,
-    headers: HeaderMap,
-    Body(body): Body,
+    request: Request,
 ) -> Result<StatusCode, Problem> {
-    let unknown = || {
-        Problem::new(404, "unknown-callback", "Nothing waits for this result")
-            .detail("there is no call under this token; it may have been settled, or given up at its time")
-            .remedy("do not send it again")
-    };
     if token.len() > MAX_TOKEN {
-        return Err(unknown());
+        return answered(CallbackAnswer::Unknown);
     }
-    match state.callbacks.callback(&token, &headers, &body).await {
+    let headers = request.headers().clone();
+    let report = match state.callbacks.expects(&token, &headers).await {
+        Ok(report) => report,
+        Err(answer) => return answered(answer),
+    };
+    let Body(body) = Body::from_request(request, &()).await?;
+    answered(report.take(&body).await)
+}
+
+fn answered(answer: CallbackAnswer) -> Result<StatusCode, Problem> {
+    match answer {
         CallbackAnswer::Recorded | CallbackAnswer::Repeated => Ok(StatusCode::NO_CONTENT),
-        CallbackAnswer::Unknown => Err(unknown()),
+        CallbackAnswer::Unknown => {
+            Err(Problem::new(404, "unknown-callback", "Nothing waits for this result")
+                .detail(
+                    "there is no call under this token; it may have been settled, or given up at its time",
+                )
+                .remedy("do not send it again"))
+        }
         CallbackAnswer::Refused(why) => {
             Err(Problem::new(401, "callback-refused", "The result is not accepted")
                 .detail(why)

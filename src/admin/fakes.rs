@@ -575,11 +575,17 @@ impl Reconciler for World {
         self.note(format!("wake binding {id}"));
     }
 
-    async fn confirm(&self, id: BindingId, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError> {
+    async fn expects(&self, id: BindingId, headers: &HeaderMap) -> Result<Binding, ConfirmError> {
         self.reach()?;
-        if !lock(&self.bindings).contains_key(&id) {
-            return Err(ConfirmError::Unknown);
+        let binding = lock(&self.bindings).get(&id).cloned().ok_or(ConfirmError::Unknown)?;
+        if headers.contains_key("webhook-signature") {
+            Ok(binding)
+        } else {
+            Err(ConfirmError::Signature("it is not there".into()))
         }
+    }
+
+    fn confirm(&self, _: &Binding, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError> {
         if headers.get("webhook-signature").is_none_or(|signature| signature != "good") {
             return Err(ConfirmError::Signature("it is not good".into()));
         }
@@ -621,17 +627,37 @@ impl Health for World {
 
 #[async_trait]
 impl Callbacks for World {
-    async fn callback(&self, token: &str, _: &HeaderMap, body: &[u8]) -> CallbackAnswer {
-        self.note(format!("callback {token} of {} bytes", body.len()));
+    async fn expects<'a>(
+        &'a self,
+        token: &'a str,
+        _: &'a HeaderMap,
+    ) -> Result<Box<dyn Report + 'a>, CallbackAnswer> {
+        self.note(format!("callback {token}"));
         match token {
+            "known" | "again" | "garbled" | "early" | "later" => Ok(Box::new(Called { world: self, token })),
+            "unsigned" => Err(CallbackAnswer::Refused("it is not signed".into())),
+            "elsewhere" => Err(CallbackAnswer::OtherNode("node2".into())),
+            _ => Err(CallbackAnswer::Unknown),
+        }
+    }
+}
+
+/// A report under this token.
+struct Called<'a> {
+    world: &'a World,
+    token: &'a str,
+}
+
+#[async_trait]
+impl Report for Called<'_> {
+    async fn take(self: Box<Self>, body: &[u8]) -> CallbackAnswer {
+        self.world.note(format!("{} bytes of {}", body.len(), self.token));
+        match self.token {
             "known" => CallbackAnswer::Recorded,
             "again" => CallbackAnswer::Repeated,
-            "unsigned" => CallbackAnswer::Refused("it is not signed".into()),
             "garbled" => CallbackAnswer::Malformed("the body is no report".into()),
-            "elsewhere" => CallbackAnswer::OtherNode("node2".into()),
             "early" => CallbackAnswer::Busy,
-            "later" => CallbackAnswer::Unavailable,
-            _ => CallbackAnswer::Unknown,
+            _ => CallbackAnswer::Unavailable,
         }
     }
 }

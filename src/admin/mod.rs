@@ -15,7 +15,9 @@
 //! this daemon holds itself (dead letters, recent outcomes) is served on.
 //!
 //! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once, 256 connections, none of them without
-//! progress for more than a minute; pages are limited. Every error is a problem document (RFC 9457) that says what
+//! progress for more than a minute; pages are limited. No body is read before everything that its head can say was judged:
+//! the bearer token; a result's token, and that it is signed, now; a confirmation's binding, and the same. So a stranger
+//! holds no place. Who merely knows a binding's id may begin confirmations: of these 32 at once, for 10 seconds. Every error is a problem document (RFC 9457) that says what
 //! to do. No secret is ever part of an answer.
 
 mod access;
@@ -63,8 +65,8 @@ use crate::{
 
 pub use access::{Access, Caller};
 pub use ports::{
-    CallbackAnswer, Callbacks, ConfirmError, Explain, Health, LISTENERS, Part, Reconciler, Reintake, Retaken,
-    Unexplained,
+    CallbackAnswer, Callbacks, ConfirmError, Explain, Health, LISTENERS, Part, Reconciler, Reintake, Report,
+    Retaken, Unexplained,
 };
 pub use problem::Problem;
 
@@ -74,6 +76,9 @@ pub const MAX_BODY: usize = 256 << 10;
 pub const MAX_REPORT: usize = 1 << 20;
 const MAX_TIME: Duration = Duration::from_secs(30);
 const MAX_REQUESTS: usize = 128;
+/// How many of them may be of senders who are believed only once their body is there; and how long that may take.
+const MAX_STRANGERS: usize = 32;
+const MAX_STRANGERS_TIME: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 256;
 
 /// The names that a binding may use.
@@ -169,13 +174,17 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
     };
     let protected =
         protected.route_layer(middleware::from_fn_with_state(Arc::clone(&state), access::require));
+    let strangers = Bounds::new(MAX_STRANGERS, MAX_STRANGERS_TIME);
     let open = Router::new()
-        .route("/v1/bindings/{id}/confirm", post(callbacks::confirm))
+        .route(
+            "/v1/bindings/{id}/confirm",
+            post(callbacks::confirm).layer(middleware::from_fn_with_state(strangers, bounded)),
+        )
         .route("/v1/callbacks/{token}", post(callbacks::callback).layer(DefaultBodyLimit::max(MAX_REPORT)));
     let bounded = protected
         .merge(open)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(MAX_REQUESTS)), bounded));
+        .layer(middleware::from_fn_with_state(Bounds::new(MAX_REQUESTS, MAX_TIME), bounded));
     // How the daemon is, whoever keeps it busy may ask.
     let health = match door {
         Door::Callbacks => Router::new(),
@@ -208,21 +217,35 @@ async fn dismiss(mut answer: Response) -> Response {
     answer
 }
 
+/// How many requests may be under way, and how long each may take.
+struct Bounds {
+    room: Semaphore,
+    requests: usize,
+    time: Duration,
+}
+
+impl Bounds {
+    fn new(requests: usize, time: Duration) -> Arc<Self> {
+        Arc::new(Self { room: Semaphore::new(requests), requests, time })
+    }
+}
+
 /// Holds every request to its bounds.
-async fn bounded(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+async fn bounded(State(bounds): State<Arc<Bounds>>, request: Request, next: Next) -> Response {
+    let Bounds { room, requests, time } = &*bounds;
     let Ok(_permit) = room.try_acquire() else {
         return Problem::new(503, "busy", "Too many requests at once")
-            .detail(format!("{MAX_REQUESTS} requests are under way"))
+            .detail(format!("{requests} requests are under way"))
             .remedy("try again in a moment")
             .retry_after(1)
             .into_response();
     };
-    match tokio::time::timeout(MAX_TIME, next.run(request)).await {
+    match tokio::time::timeout(*time, next.run(request)).await {
         Ok(answer) => answer,
         Err(_) => Problem::new(503, "timeout", "The request took too long")
             .detail(format!(
                 "it was not done in {} s; a change may have been made all the same",
-                MAX_TIME.as_secs()
+                time.as_secs()
             ))
             .remedy("ask again; requests can be repeated safely")
             .retry_after(5)

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{event::Event, ids::BindingId},
+    domain::{binding::Binding, event::Event, ids::BindingId},
     queue::Quarantined,
     relations::RelationsError,
 };
@@ -20,8 +20,11 @@ pub trait Reconciler: Send + Sync + Debug {
     /// Something about this binding changed; look at it soon.
     fn wake(&self, id: BindingId);
 
+    /// Whether a confirmation under this id can be right by its headers; of which binding. Asked before its body is read.
+    async fn expects(&self, id: BindingId, headers: &HeaderMap) -> Result<Binding, ConfirmError>;
+
     /// A platform says that it holds the rule. The signature in the headers is checked with the binding's secret.
-    async fn confirm(&self, id: BindingId, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError>;
+    fn confirm(&self, binding: &Binding, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError>;
 }
 
 /// Why a confirmation was not taken.
@@ -106,8 +109,19 @@ pub enum CallbackAnswer {
 /// Where the results of asynchronous calls go.
 #[async_trait]
 pub trait Callbacks: Send + Sync + Debug {
-    /// A function's result, under the token that its call was given.
-    async fn callback(&self, token: &str, headers: &HeaderMap, body: &[u8]) -> CallbackAnswer;
+    /// A report that can be right by its token and its headers, or the answer without having read it.
+    async fn expects<'a>(
+        &'a self,
+        token: &'a str,
+        headers: &'a HeaderMap,
+    ) -> Result<Box<dyn Report + 'a>, CallbackAnswer>;
+}
+
+/// A report of a function's result that is worth reading: its token was made by us for its call.
+#[async_trait]
+pub trait Report: Send + Sync {
+    /// Takes it, now that its body is there.
+    async fn take(self: Box<Self>, body: &[u8]) -> CallbackAnswer;
 }
 
 /// What came of trying what was in quarantine again.

@@ -78,19 +78,27 @@ impl admin::Reconciler for ReconcilerPort {
         self.0.wake_binding(id);
     }
 
-    async fn confirm(
+    async fn expects(&self, id: BindingId, headers: &HeaderMap) -> Result<Binding, admin::ConfirmError> {
+        self.0.expects(id, headers).await.map_err(unconfirmed)
+    }
+
+    fn confirm(
         &self,
-        id: BindingId,
+        binding: &Binding,
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<(), admin::ConfirmError> {
-        self.0.confirm(id, headers, body).await.map_err(|error| match error {
-            binding::ConfirmError::NoSuchBinding(_) => admin::ConfirmError::Unknown,
-            binding::ConfirmError::Unverified(why) => admin::ConfirmError::Signature(why.to_string()),
-            binding::ConfirmError::Malformed(_) => admin::ConfirmError::Malformed(error.to_string()),
-            binding::ConfirmError::NotWaiting { .. } => admin::ConfirmError::Stale(error.to_string()),
-            binding::ConfirmError::Unavailable(source) => admin::ConfirmError::Relations(source),
-        })
+        self.0.confirm(binding, headers, body).map_err(unconfirmed)
+    }
+}
+
+fn unconfirmed(error: binding::ConfirmError) -> admin::ConfirmError {
+    match error {
+        binding::ConfirmError::NoSuchBinding(_) => admin::ConfirmError::Unknown,
+        binding::ConfirmError::Unverified(why) => admin::ConfirmError::Signature(why.to_string()),
+        binding::ConfirmError::Malformed(_) => admin::ConfirmError::Malformed(error.to_string()),
+        binding::ConfirmError::NotWaiting { .. } => admin::ConfirmError::Stale(error.to_string()),
+        binding::ConfirmError::Unavailable(source) => admin::ConfirmError::Relations(source),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Where the results of asynchronous calls end: told from forged ones, and handed to dispatch, or shown.
 //!
 //! A result is believed when its token was made for this call (`dispatch::callback`) *and* it is signed with the binding's
-//! secret, as the protocol asks of platforms. Of a binding that does not ask for results the delivery is settled already,
+//! secret, as the protocol asks of platforms. The token, and that the headers are those of something that was signed just
+//! now, is judged before its body is read: nobody else than the platform makes us wait for one. Of a binding that does not ask for results the delivery is settled already,
 //! and what comes is shown among the recent outcomes. Of one that does, dispatch settles the delivery, and the answer is
 //! given when that is on disk.
 //!
@@ -77,31 +78,56 @@ impl Seen {
 
 #[async_trait]
 impl admin::Callbacks for ResultsPort {
-    async fn callback(&self, token: &str, headers: &HeaderMap, body: &[u8]) -> CallbackAnswer {
-        let Some(token) = Token::parse(token) else { return CallbackAnswer::Unknown };
+    async fn expects<'a>(
+        &'a self,
+        token: &'a str,
+        headers: &'a HeaderMap,
+    ) -> Result<Box<dyn admin::Report + 'a>, CallbackAnswer> {
+        let token = Token::parse(token).ok_or(CallbackAnswer::Unknown)?;
         let binding = match self.catalog.binding(token.binding).await {
             Ok(Some(binding)) if token.is_authentic(&binding) => binding,
-            Ok(_) => return CallbackAnswer::Unknown,
-            Err(_) => return CallbackAnswer::Unavailable,
+            Ok(_) => return Err(CallbackAnswer::Unknown),
+            Err(_) => return Err(CallbackAnswer::Unavailable),
         };
         if token.node != self.node {
-            return CallbackAnswer::OtherNode(token.node.to_owned());
+            return Err(CallbackAnswer::OtherNode(token.node.to_owned()));
         }
-        if let Err(why) = self.verify(&binding, token.delivery, headers, body) {
-            return CallbackAnswer::Refused(why);
+        let refused = |why: Unverified| CallbackAnswer::Refused(why.to_string());
+        let signed = Signed::read(headers).map_err(refused)?;
+        if signed.id != token.delivery.to_string() {
+            return Err(CallbackAnswer::Refused("webhook-id is not the delivery's id".into()));
+        }
+        signature::could_be_right(signed, self.clock.wall()).map_err(refused)?;
+        Ok(Box::new(OwnReport { port: self, binding, call: (token.delivery, token.attempt), signed }))
+    }
+}
+
+/// A report under a token of ours, whose signature is to be checked.
+struct OwnReport<'a> {
+    port: &'a ResultsPort,
+    binding: Arc<Binding>,
+    call: Call,
+    signed: Signed<'a>,
+}
+
+#[async_trait]
+impl admin::Report for OwnReport<'_> {
+    async fn take(self: Box<Self>, body: &[u8]) -> CallbackAnswer {
+        let Self { port, binding, call, signed } = *self;
+        if let Err(why) = signature::verify(&binding.secret, signed, body, port.clock.wall()) {
+            return CallbackAnswer::Refused(why.to_string());
         }
         let reported = match Reported::read(body) {
             Ok(reported) => reported,
             Err(error) => return CallbackAnswer::Malformed(error.to_string()),
         };
-        let call = (token.delivery, token.attempt);
         if binding.spec.await_result().is_some() {
-            return self.settle(binding, call, reported).await;
+            return port.settle(binding, call, reported).await;
         }
-        if !self.first(call) {
+        if !port.first(call) {
             return CallbackAnswer::Repeated;
         }
-        self.note(&binding, token.delivery, reported);
+        port.note(&binding, call.0, reported);
         CallbackAnswer::Recorded
     }
 }
@@ -113,21 +139,6 @@ impl ResultsPort {
 
     fn is_known(&self, call: Call) -> bool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).calls.contains(&call)
-    }
-
-    fn verify(
-        &self,
-        binding: &Binding,
-        delivery: DeliveryId,
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Result<(), String> {
-        let signed = Signed::read(headers).map_err(|missing| missing.to_string())?;
-        if signed.id != delivery.to_string() {
-            return Err("webhook-id is not the delivery's id".into());
-        }
-        signature::verify(&binding.secret, signed, body, self.clock.wall())
-            .map_err(|error: Unverified| error.to_string())
     }
 
     /// Has dispatch take a result that is awaited.

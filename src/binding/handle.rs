@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::agenda::Agenda;
 use crate::{
     domain::{
-        binding::{State, Wanted},
+        binding::{Binding, State, Wanted},
         clock::Clock,
         ids::BindingId,
     },
@@ -86,16 +86,23 @@ impl Handle {
         self.agenda.wake_binding(id);
     }
 
-    /// Takes a platform's signed confirmation that it holds the rule.
+    /// The binding that a confirmation with these headers is of, if it can be right whatever its body says.
+    pub async fn expects(&self, id: BindingId, headers: &HeaderMap) -> Result<Binding, ConfirmError> {
+        let signed = Signed::read(headers).map_err(ConfirmError::Unverified)?;
+        signature::could_be_right(signed, self.clock.wall()).map_err(ConfirmError::Unverified)?;
+        let binding = self.relations.binding(id).await.map_err(ConfirmError::Unavailable)?;
+        binding.ok_or(ConfirmError::NoSuchBinding(id))
+    }
+
+    /// Takes a platform's signed confirmation that it holds the rule of a binding that [expects](Self::expects) one.
     ///
     /// It is noted in memory and wakes the reconciler, which then takes the rule for confirmed. The platform marks
     /// the rule only after our answer, so asking it at once would come too early; later it says so itself, so that
     /// nothing is lost if we crash before the state is recorded, or if another daemon got the call. One that comes
     /// again is taken again.
-    pub async fn confirm(&self, id: BindingId, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError> {
+    pub fn confirm(&self, binding: &Binding, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError> {
+        let id = binding.id;
         let signed = Signed::read(headers).map_err(ConfirmError::Unverified)?;
-        let binding = self.relations.binding(id).await.map_err(ConfirmError::Unavailable)?;
-        let binding = binding.ok_or(ConfirmError::NoSuchBinding(id))?;
         signature::verify(&binding.secret, signed, body, self.clock.wall())
             .map_err(ConfirmError::Unverified)?;
         let said = serde_json::from_slice::<Confirmation>(body).ok();

@@ -79,26 +79,42 @@ pub fn sign(secret: &SigningSecret, id: &str, at: Timestamp, body: &[u8]) -> Res
     Ok(format!("v1,{}", STANDARD.encode(tag)))
 }
 
-/// Checks a message that we received; the signature first, so that only who holds the secret learns about our clock.
-/// Signatures are compared in constant time.
+/// Whether a message with these headers can be right at all, which is known before its body has come: its time is of now,
+/// and at least one signature has the form of one. (That it tells about our clock tells nothing new: each of our answers
+/// carries its date.)
+pub fn could_be_right(signed: Signed<'_>, now: Timestamp) -> Result<(), Unverified> {
+    is_fresh(seconds(signed)?, now)?;
+    // HMAC-SHA256 gives 32 bytes.
+    if tags(signed).any(|tag| tag.len() == 32) { Ok(()) } else { Err(Unverified::Signature) }
+}
+
+/// Checks a message that we received. Signatures are compared in constant time.
 pub fn verify(
     secret: &SigningSecret,
     signed: Signed<'_>,
     body: &[u8],
     now: Timestamp,
 ) -> Result<(), Unverified> {
-    let timestamp: i64 = signed.timestamp.trim().parse().map_err(|_| Unverified::Timestamp)?;
+    let timestamp = seconds(signed)?;
     let mut matched = false;
-    for signature in signed.signature.split(' ').take(MAX_SIGNATURES) {
-        let Some(tag) = signature.strip_prefix("v1,").and_then(|text| STANDARD.decode(text).ok()) else {
-            continue;
-        };
+    for tag in tags(signed) {
         let mac = mac(secret, signed.id, timestamp, body).map_err(Unverified::Secret)?;
         matched |= mac.verify_slice(&tag).is_ok();
     }
-    if !matched {
-        return Err(Unverified::Signature);
-    }
+    if matched { is_fresh(timestamp, now) } else { Err(Unverified::Signature) }
+}
+
+fn seconds(signed: Signed<'_>) -> Result<i64, Unverified> {
+    signed.timestamp.trim().parse().map_err(|_| Unverified::Timestamp)
+}
+
+/// The signatures of the list, as far as they are looked at and have the form of one.
+fn tags(signed: Signed<'_>) -> impl Iterator<Item = Vec<u8>> {
+    let listed = signed.signature.split(' ').take(MAX_SIGNATURES);
+    listed.filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok())
+}
+
+fn is_fresh(timestamp: i64, now: Timestamp) -> Result<(), Unverified> {
     match now.as_seconds().abs_diff(timestamp) {
         0..=WINDOW_SECONDS => Ok(()),
         seconds_off => Err(Unverified::Stale { seconds_off }),
@@ -178,6 +194,26 @@ mod tests {
             verify(&old, Signed { timestamp: "soon", ..signed }, b"x", now),
             Err(Unverified::Timestamp)
         );
+    }
+
+    #[test]
+    fn headers_alone_tell_what_no_body_can_make_right() {
+        let now = Timestamp::from_micros(1_700_000_000_000_000);
+        let signature = sign(&secret(1), "d", now, b"x").unwrap();
+        let signed = Signed { id: "d", timestamp: "1700000000", signature: &signature };
+        assert_eq!(could_be_right(signed, now), Ok(()), "whatever the body will be");
+        let many = format!("v1a,xx v1,%% {signature}");
+        assert_eq!(could_be_right(Signed { signature: &many, ..signed }, now), Ok(()));
+        for signature in ["", "v1,", "v1,eHg=", "v2,xx", "%%"] {
+            let odd = Signed { signature, ..signed };
+            assert_eq!(could_be_right(odd, now), Err(Unverified::Signature), "{signature}");
+        }
+        let odd = Signed { timestamp: "soon", ..signed };
+        assert_eq!(could_be_right(odd, now), Err(Unverified::Timestamp));
+        for timestamp in ["1699999699", "1700000301"] {
+            let old = Signed { timestamp, ..signed };
+            assert_eq!(could_be_right(old, now), Err(Unverified::Stale { seconds_off: 301 }));
+        }
     }
 
     #[test]

@@ -230,7 +230,8 @@ async fn take_confirmations(listener: tokio::net::TcpListener, handle: Handle) {
         body: bytes::Bytes,
     ) -> StatusCode {
         let Ok(id) = id.parse() else { return StatusCode::NOT_FOUND };
-        match handle.confirm(id, &headers, &body).await {
+        let binding = handle.expects(id, &headers).await;
+        match binding.and_then(|binding| handle.confirm(&binding, &headers, &body)) {
             Ok(()) => StatusCode::NO_CONTENT,
             Err(ConfirmError::NoSuchBinding(_)) => StatusCode::NOT_FOUND,
             Err(ConfirmError::Unverified(_)) => StatusCode::UNAUTHORIZED,

@@ -185,9 +185,8 @@ async fn the_callbacks_listener_carries_only_what_a_platform_needs() {
 #[tokio::test]
 async fn more_requests_than_there_is_room_for_are_put_off() {
     let api = Api::new();
-    let room = Arc::new(Semaphore::new(0));
-    let busy =
-        Router::new().route("/", get(|| async { "in" })).layer(middleware::from_fn_with_state(room, bounded));
+    let none = middleware::from_fn_with_state(Bounds::new(0, MAX_TIME), bounded);
+    let busy = Router::new().route("/", get(|| async { "in" })).layer(none);
     let answer = busy.oneshot(http::Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
@@ -198,7 +197,7 @@ async fn more_requests_than_there_is_room_for_are_put_off() {
 async fn a_request_that_hangs_is_ended() {
     let stuck = Router::new()
         .route("/", get(|| async { std::future::pending::<()>().await }))
-        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(1)), bounded));
+        .layer(middleware::from_fn_with_state(Bounds::new(1, MAX_TIME), bounded));
     let answer = stuck.oneshot(http::Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.headers()[header::RETRY_AFTER], "5");

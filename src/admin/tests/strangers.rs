@@ -74,6 +74,68 @@ async fn a_refused_request_is_answered_and_its_connection_closed_though_its_body
     }
 }
 
+#[tokio::test]
+async fn a_report_and_a_confirmation_are_judged_by_their_heads_before_their_bodies_come() {
+    let api = Api::new();
+    let address = served(&api, Door::Callbacks).await;
+    let known = api.bind(OPERATOR, &request()).await;
+    let (known, unknown) = (known.to_string(), BindingId::from_bytes([8; 16]).to_string());
+    for (path, headers, expected) in [
+        ("/v1/callbacks/guessed".to_owned(), "", 404),
+        (format!("/v1/callbacks/{}", "x".repeat(300)), "", 404),
+        ("/v1/callbacks/unsigned".to_owned(), "", 401),
+        ("/v1/callbacks/elsewhere".to_owned(), "", 421),
+        (format!("/v1/bindings/{unknown}/confirm"), "webhook-signature: good\r\n", 404),
+        (format!("/v1/bindings/{known}/confirm"), "", 401),
+    ] {
+        let mut stream = begin(address, &path, headers).await;
+        let said = until_closed(&mut stream).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {expected} ")), "{path}: {said}");
+        assert!(said.contains("connection: close"), "{path}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn reports_get_through_beside_many_slow_strangers_and_confirmations_that_never_end() {
+    let api = Api::new();
+    let address = served(&api, Door::Callbacks).await;
+    let id = api.bind(OPERATOR, &request()).await;
+    let mut slow = Vec::new();
+    for number in 0..MAX_REQUESTS {
+        slow.push(begin(address, &format!("/v1/callbacks/guess-{number}"), "").await);
+    }
+    // These know a binding's id, so that their bodies are waited for.
+    let confirm = format!("/v1/bindings/{id}/confirm");
+    let mut confirming = Vec::new();
+    for _ in 0..MAX_STRANGERS {
+        confirming.push(begin(address, &confirm, "webhook-signature: made up\r\n").await);
+    }
+    let post = |path: String, signature: &'static str| {
+        let sent = reqwest::Client::new().post(format!("http://{address}{path}"));
+        let sent = sent.header("webhook-signature", signature).body("{}").timeout(SOON).send();
+        async { sent.await.unwrap().status().as_u16() }
+    };
+    let taken = async {
+        while post(confirm.clone(), "good").await != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, taken).await.expect("confirmations are not bounded");
+    for _ in 0..3 {
+        assert_eq!(post("/v1/callbacks/known".into(), "good").await, 204);
+    }
+    for mut stream in slow {
+        assert!(until_closed(&mut stream).await.starts_with("HTTP/1.1 404 "));
+    }
+    drop(confirming);
+    let given_back = async {
+        while post(confirm.clone(), "good").await != 204 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, given_back).await.expect("places for confirmations are not given back");
+}
+
 /// What is answered until the connection is closed.
 async fn until_closed(stream: &mut TcpStream) -> String {
     let mut said = Vec::new();

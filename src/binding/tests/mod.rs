@@ -140,7 +140,7 @@ impl Site {
             let Some(binding) = self.binding(id).await else { continue };
             let body = format!(r#"{{"rule":"{id}","state":"confirmed"}}"#).into_bytes();
             let now = self.clock.now();
-            handle.confirm(id, &signed(&binding.secret, now, &body), &body).await.unwrap();
+            confirm(handle, id, &signed(&binding.secret, now, &body), &body).await.unwrap();
             if let Some(rule) = self.world.state().rules.get_mut(&id) {
                 rule.1 = true;
             }
@@ -190,6 +190,17 @@ impl Site {
         assert!(state.rules.is_empty() && !state.parked.contains_key(&id));
         assert_eq!(state.buckets["photos"].rules, [foreign()]);
     }
+}
+
+/// What the admin API does with a confirmation.
+async fn confirm(
+    handle: &Handle,
+    id: BindingId,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<(), ConfirmError> {
+    let binding = handle.expects(id, headers).await?;
+    handle.confirm(&binding, headers, body)
 }
 
 fn signed(secret: &SigningSecret, now: Timestamp, body: &[u8]) -> HeaderMap {

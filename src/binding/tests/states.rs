@@ -169,16 +169,19 @@ async fn forged_confirmation_is_refused() {
         [(&other, &right, "not believed"), (&binding.secret, &wrong, "the body must be")]
     {
         let error =
-            handle.confirm(id, &signed(secret, now, body.as_bytes()), body.as_bytes()).await.unwrap_err();
+            confirm(&handle, id, &signed(secret, now, body.as_bytes()), body.as_bytes()).await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
-    let bare = handle.confirm(id, &HeaderMap::new(), right.as_bytes()).await.unwrap_err();
+    let bare = confirm(&handle, id, &HeaderMap::new(), right.as_bytes()).await.unwrap_err();
     assert!(matches!(bare, ConfirmError::Unverified(Unverified::Missing("webhook-id"))), "{bare:?}");
+    let long_ago = Timestamp::from_micros(now.as_micros() - 301_000_000);
+    let stale = handle.expects(id, &signed(&binding.secret, long_ago, right.as_bytes())).await.unwrap_err();
+    assert!(matches!(stale, ConfirmError::Unverified(Unverified::Stale { .. })), "{stale:?}");
     let headers = signed(&binding.secret, now, right.as_bytes());
-    let stranger = handle.confirm(BindingId::from_bytes([1; 16]), &headers, right.as_bytes()).await;
+    let stranger = confirm(&handle, BindingId::from_bytes([1; 16]), &headers, right.as_bytes()).await;
     assert!(matches!(stranger, Err(ConfirmError::NoSuchBinding(_))), "{stranger:?}");
     site.relations.unbind(id, "operator", now).await.unwrap();
-    let late = handle.confirm(id, &headers, right.as_bytes()).await;
+    let late = confirm(&handle, id, &headers, right.as_bytes()).await;
     assert!(matches!(late, Err(ConfirmError::NotWaiting { state: State::Unbinding, .. })), "{late:?}");
 }
 

@@ -7,11 +7,17 @@ use anyhow::{Context as _, Result, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use triggerd::domain::clock::{Clock as _, SystemClock};
 
 use super::world::{Plan, SOON, World, noting};
 use crate::harness::{
     database::{self, Engine},
+    ports::free_port,
     suite::{Ctx, Test, tests},
     wait::eventually,
 };
@@ -24,6 +30,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] kill_9_of_either_side_loses_no_awaited_result within 150;
         [Minio] forged_garbled_repeated_and_outdated_reports_have_their_answers within 150;
         [Minio] unbinding_makes_a_dead_letter_of_what_awaits_its_result within 150;
+        [Minio] strangers_that_take_their_time_keep_no_report_out within 150;
         [Minio, MySql] a_result_sent_to_another_daemon_is_told_where_it_belongs within 180;
     }
 }
@@ -323,6 +330,46 @@ async fn forged_garbled_repeated_and_outdated_reports_have_their_answers(ctx: Ct
         Ok(())
     })
     .await?;
+    no_dead_letter(&world).await?;
+    world.daemon.stop().await
+}
+
+async fn strangers_that_take_their_time_keep_no_report_out(ctx: Ctx) -> Result<()> {
+    let address = format!("127.0.0.1:{}", free_port()?);
+    let mut plan = Plan::webhook(&noting("slow", HELD));
+    plan.extra = format!("[callbacks]\nlisten = \"{address}\"\npublic_url = \"http://{address}\"\n");
+    let mut world = World::start(&ctx, &plan).await?;
+    fs::write(world.platform.file("hold"), "")?;
+    let binding = world.bind("photos", "slow", &awaiting(600, 3)).await?;
+    world.minio.put_object("photos", "in/a.jpg", "x", &[]).await?;
+    world.platform.wait_for_calls("slow", 1).await?;
+    until_flow(&world, (0, 1, 0)).await?;
+    let accepted = Accepted::of(&world, &binding, 1)?;
+    ensure!(accepted.url.starts_with(&format!("http://{address}/")), "{}", accepted.url);
+    let (_, token) = accepted.url.rsplit_once('/').context("no token")?;
+    let (guessed, _) = token.rsplit_once('.').context("no MAC")?;
+    let guessed = format!("/v1/callbacks/{guessed}.{}", "0".repeat(64));
+    let unsigned = format!("/v1/callbacks/{token}");
+    let confirmed = format!("/v1/bindings/{binding}/confirm");
+    let mut strangers = Vec::new();
+    for (path, count, status) in [(guessed, 150, 404), (unsigned, 40, 401), (confirmed, 40, 401)] {
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(&address).await?;
+            let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{");
+            stream.write_all(head.as_bytes()).await?;
+            strangers.push((stream, status));
+        }
+    }
+    fs::remove_file(world.platform.file("hold"))?;
+    until_outcome(&world, &binding, "callback_succeeded").await?;
+    until_flow(&world, (0, 0, 0)).await?;
+    for (mut stream, status) in strangers {
+        let mut said = Vec::new();
+        // Closed with bytes of ours unread, it may be reset behind the answer.
+        let _ended = timeout(SOON, stream.read_to_end(&mut said)).await.context("left open")?;
+        let said = String::from_utf8_lossy(&said);
+        ensure!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
+    }
     no_dead_letter(&world).await?;
     world.daemon.stop().await
 }
