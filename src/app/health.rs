@@ -10,6 +10,7 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Health, LISTENERS, Part},
@@ -40,6 +41,8 @@ pub(super) fn ask_queue(queue: Arc<SqliteQueue>) -> Ask {
 pub(super) struct Parts {
     /// Whether every source was opened.
     pub(super) open: Arc<AtomicBool>,
+    /// From when on they are closed again.
+    pub(super) stopping: CancellationToken,
     /// The workers.
     pub(super) pulses: Vec<Pulse>,
     /// Parts that must work for events to be taken in.
@@ -72,13 +75,16 @@ impl Health for Parts {
     }
 
     fn readiness(&self) -> Vec<Part> {
-        let open = self.open.load(Ordering::Acquire);
-        let detail = if open {
-            "open"
-        } else {
-            "not open yet: the bindings are not known before the relations database has answered"
+        let (ok, detail) = match (self.stopping.is_cancelled(), self.open.load(Ordering::Acquire)) {
+            (true, _) => {
+                (false, "stopping: nothing is taken in any more, and what runs may end within `drain_s`")
+            }
+            (false, true) => (true, "open"),
+            (false, false) => {
+                (false, "not open yet: the bindings are not known before the relations database has answered")
+            }
         };
-        let sources = Part { name: "sources".into(), ok: open, detail: detail.into() };
+        let sources = Part { name: "sources".into(), ok, detail: detail.into() };
         let asked = self.ready.get().into_iter().flatten().map(|ask| ask());
         std::iter::once(sources).chain(asked).collect()
     }

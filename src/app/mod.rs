@@ -179,6 +179,7 @@ impl Daemon {
         asks.push(health::ask_queue(Arc::clone(&foundation.queue)));
         let health = Arc::new(health::Parts {
             open: Arc::clone(&open),
+            stopping: stop.soft.clone(),
             pulses: pulses.clone(),
             ready: OnceLock::from(asks),
             listeners: config.listeners().into_iter().map(|(_, address)| address).collect(),

@@ -93,6 +93,14 @@ pub(crate) async fn a_stop_lets_what_runs_end_and_takes_nothing_in(ctx: Ctx) -> 
     world.minio.put_object("photos", "b", "x", &[]).await?;
     let (status, _) = world.daemon.call(Method::GET, "/health/live", None).await?;
     ensure!(status == StatusCode::OK, "while it drains, liveness says {status}");
+    let (status, ready) = world.daemon.call(Method::GET, "/health/ready", None).await?;
+    let sources = &ready["parts"][0];
+    ensure!(
+        status == StatusCode::SERVICE_UNAVAILABLE
+            && sources["name"] == "sources"
+            && sources["detail"].as_str().is_some_and(|detail| detail.starts_with("stopping")),
+        "while it drains, readiness says {status} {ready}"
+    );
     fs::write(world.platform.file("released"), "")?;
     let status = world.daemon.ends().await?;
     ensure!(status.code() == Some(0), "it ended with {status}");
