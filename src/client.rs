@@ -197,17 +197,20 @@ impl Client {
         self.call(Method::POST, "/v1/match", Some(request)).await
     }
 
-    /// The last outcomes.
+    /// The last outcomes: of a binding, of a function (its name, or PLATFORM/NAME), of an object's key, or all.
     pub async fn outcomes(
         &self,
         binding: Option<BindingId>,
+        (function, key): (Option<&str>, Option<&str>),
         limit: u32,
     ) -> Result<Answer<Outcomes>, ClientError> {
-        self.get(&with_query(
-            "/v1/outcomes",
-            &[("binding", shown(binding)), ("limit", Some(limit.to_string()))],
-        ))
-        .await
+        let query = [
+            ("binding", shown(binding)),
+            ("function", shown(function)),
+            ("key", shown(key)),
+            ("limit", Some(limit.to_string())),
+        ];
+        self.get(&with_query("/v1/outcomes", &query)).await
     }
 
     /// How the functions flow.
@@ -230,6 +233,13 @@ impl Client {
         self.get("/health/live").await
     }
 
+    /// Whether events are taken in. That they are not is an answer, too.
+    pub async fn ready(&self) -> Result<Answer<HealthView>, ClientError> {
+        let (url, status, text) = self.send::<()>(Method::GET, "/health/ready", None).await?;
+        let said = if status == StatusCode::SERVICE_UNAVAILABLE { StatusCode::OK } else { status };
+        read(said, &text).ok_or_else(|| problem(&url, status, &text))
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
         self.call::<T, ()>(Method::GET, path, None).await
     }
@@ -240,6 +250,17 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<Answer<T>, ClientError> {
+        let (url, status, text) = self.send(method, path, body).await?;
+        read(status, &text).ok_or_else(|| problem(&url, status, &text))
+    }
+
+    /// The URL, the status and the beginning of the answer.
+    async fn send<B: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<(String, StatusCode, Vec<u8>), ClientError> {
         let url = format!("{}{path}", self.base);
         let mut request = self.http.request(method, &url);
         if let Some(token) = &self.token {
@@ -261,7 +282,7 @@ impl Client {
                 break;
             }
         }
-        read(status, &text).ok_or_else(|| problem(&url, status, &text))
+        Ok((url, status, text))
     }
 }
 
@@ -364,7 +385,7 @@ mod tests {
         assert_eq!(client.replay(one).await.unwrap().value.function, "thumb");
         client.discard(two, Some("a try")).await.unwrap();
         assert!(client.dead_letter(two).await.unwrap_err().is_not_found());
-        assert!(client.outcomes(Some(id), 5).await.unwrap().value.outcomes.is_empty());
+        assert!(client.outcomes(Some(id), (None, None), 5).await.unwrap().value.outcomes.is_empty());
         world.nodes.lock().unwrap().push(node("a/b c", 3));
         client.forget_node("a/b c").await.unwrap();
         assert!(client.nodes().await.unwrap().value.nodes.is_empty());

@@ -1,12 +1,13 @@
 //! What `triggerd check` asks of the parts that are spoken to by drivers of ours.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::foundation;
 use crate::{
     bucket::{BucketError, BucketNotifications, S3Buckets, ServerInfo, ServerInfoError},
     check::{
         Probe,
+        local::{QueueAnswer, QueueProbe},
         remote::{
             BrokerAnswer, BrokerProbe, PlatformProbe, RelationsProbe, StorageAnswer, StorageProbe, Targets,
         },
@@ -19,6 +20,7 @@ use crate::{
         clock::{Clock, SystemClock},
         entropy::{Entropy, SystemEntropy},
     },
+    queue::{self, Glance, QueueError, QueueOptions},
     relations::{MySqlOptions, MySqlRelations, Relations},
     source::mqtt::{TrialError, try_connect},
     telemetry::Chain,
@@ -27,9 +29,14 @@ use crate::{
 /// A bucket that nobody has: asking for it shows whether we are let in.
 const NO_BUCKET: &str = "triggerd-check-no-such-bucket";
 
-/// The probes of the shared relations, the brokers, the platforms and the storages.
+/// The probes of the queue's file, the shared relations, the brokers, the platforms and the storages.
 pub fn probes(config: &Config) -> Vec<Box<dyn Probe>> {
     let mut probes: Vec<Box<dyn Probe>> = Vec::new();
+    let (state_dir, options) = (config.node.state_dir.clone(), foundation::queue_options(config, false));
+    probes.push(Box::new(QueueProbe::new(move || {
+        let (state_dir, options) = (state_dir.clone(), options.clone());
+        Box::pin(async move { ask_queue(&state_dir, &options).await })
+    })));
     if let Some(url) = config.relations.url.clone() {
         probes.push(Box::new(RelationsProbe::new(move || {
             let options = MySqlOptions { migrate: false, ..MySqlOptions::new(url.clone()) };
@@ -70,6 +77,15 @@ pub fn probes(config: &Config) -> Vec<Box<dyn Probe>> {
         probes.push(Box::new(probe.with_sources(sources.collect())));
     }
     probes
+}
+
+async fn ask_queue(state_dir: &Path, options: &QueueOptions) -> QueueAnswer {
+    match queue::glance(state_dir, options).await {
+        Ok(None) => QueueAnswer::Missing,
+        Ok(Some(Glance { parked, bytes })) => QueueAnswer::There { parked, bytes },
+        Err(QueueError::Older { .. }) => QueueAnswer::Older,
+        Err(error) => QueueAnswer::Unreadable(Chain(&error).to_string()),
+    }
 }
 
 async fn ask_broker(config: &MqttConfig, node: &str, name: &str) -> BrokerAnswer {

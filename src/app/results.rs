@@ -174,6 +174,8 @@ impl ResultsPort {
             event: about.as_ref().map_or(EventId::from_bytes([0; 16]), |one| one.event),
             delivery: Some(delivery),
             binding: Some(binding.id),
+            platform: Some(binding.spec.function.platform.as_str().into()),
+            function: Some(binding.spec.function.function.as_str().into()),
             bucket: binding.spec.bucket.clone(),
             key: about.as_ref().map(|one| one.key.clone()).unwrap_or_default(),
             name: about.map(|one| one.name).unwrap_or_default(),

@@ -1,9 +1,12 @@
 //! Probes of this host.
 
 use std::{
-    fs, io,
+    fs,
+    future::Future,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::Pin,
 };
 
 use async_trait::async_trait;
@@ -86,6 +89,68 @@ fn can_be_made(path: &Path) -> bool {
     above.is_some_and(|folder| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok())
 }
 
+/// What is seen of the queue's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueAnswer {
+    /// There is none.
+    Missing,
+    /// It can be read, and this version knows its schema.
+    There {
+        /// Deliveries that are parked, those that are held or await a result included.
+        parked: u64,
+        /// Bytes in use.
+        bytes: u64,
+    },
+    /// It can be read, and a migration is missing.
+    Older,
+    /// It cannot be read, or not by this version; why, and what to do.
+    Unreadable(String),
+}
+
+type AskQueue = Box<dyn Fn() -> Pin<Box<dyn Future<Output = QueueAnswer> + Send>> + Send + Sync>;
+
+/// The queue's file: readable, and by this version.
+pub struct QueueProbe {
+    ask: AskQueue,
+}
+
+impl QueueProbe {
+    /// A probe that asks by this function, which must neither change the file nor keep a running daemon waiting.
+    pub fn new(
+        ask: impl Fn() -> Pin<Box<dyn Future<Output = QueueAnswer> + Send>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { ask: Box::new(ask) }
+    }
+}
+
+#[async_trait]
+impl Probe for QueueProbe {
+    fn part(&self) -> String {
+        "queue".into()
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        let part = self.part();
+        vec![match (self.ask)().await {
+            QueueAnswer::Missing => {
+                Finding::ok(part, "queue.db does not exist yet; it is made at the first start")
+            }
+            QueueAnswer::There { parked, bytes } => {
+                Finding::ok(part, format!("queue.db can be read: {parked} parked, {bytes} bytes"))
+            }
+            QueueAnswer::Older => Finding::warn(
+                part,
+                "queue.db has the schema of an older triggerd",
+                "start the daemon with migrate_at_start, or run `triggerd migrate`",
+            ),
+            QueueAnswer::Unreadable(why) => {
+                let remedy = "with the daemon stopped, `triggerd queue verify` says more";
+                Finding::fail(part, why, remedy)
+            }
+        }]
+    }
+}
+
 /// An address to listen at: free, or held by the daemon itself.
 struct Listener {
     part: String,
@@ -159,6 +224,24 @@ mod tests {
         let (level, text) = one(at(folder.path().join("file"), 1)).await;
         assert!(level == Level::Fail && text.contains("no directory"), "{text}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "check leaves nothing behind");
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_cannot_be_read_fails_and_one_that_is_not_there_yet_does_not() {
+        let told = async |answer: QueueAnswer| {
+            one(QueueProbe::new(move || {
+                let answer = answer.clone();
+                Box::pin(async move { answer })
+            }))
+            .await
+        };
+        assert_eq!(told(QueueAnswer::Missing).await.0, Level::Ok);
+        let (level, text) = told(QueueAnswer::There { parked: 12, bytes: 4_096 }).await;
+        assert!(level == Level::Ok && text.contains("12 parked"), "{text}");
+        let (level, text) = told(QueueAnswer::Older).await;
+        assert!(level == Level::Warn && text.contains("triggerd migrate"), "{text}");
+        let (level, text) = told(QueueAnswer::Unreadable("it is damaged".into())).await;
+        assert!(level == Level::Fail && text.contains("damaged") && text.contains("verify"), "{text}");
     }
 
     #[tokio::test]

@@ -471,6 +471,12 @@ pub(super) struct OutcomesArgs {
     /// Only this binding's.
     #[arg(long)]
     pub(super) binding: Option<BindingId>,
+    /// Only this function's, as PLATFORM/FUNCTION or FUNCTION.
+    #[arg(long, value_name = "FUNCTION")]
+    pub(super) function: Option<String>,
+    /// Only of objects with this key, the whole of it.
+    #[arg(long)]
+    pub(super) key: Option<String>,
     /// At most this many.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(super) limit: u32,

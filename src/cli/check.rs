@@ -1,10 +1,11 @@
 //! `check`: everything that is wrong, at once.
 
+use async_trait::async_trait;
 use serde_json::json;
 
 use crate::{
-    check::{self, Finding, Level, local},
-    client::Client,
+    check::{self, Finding, Level, Probe, local},
+    client::{Client, ClientError},
     config::{self, Inputs, Severity},
 };
 
@@ -23,12 +24,45 @@ pub(super) async fn check(inputs: &Inputs, terminal: &mut Terminal) -> anyhow::R
         let held = client.live().await.map(|live| live.value.listeners()).unwrap_or_default();
         let mut probes = local::probes(&loaded.config, &held);
         probes.extend(crate::app::probes(&loaded.config));
+        probes.push(Box::new(Daemon(client)));
         // A URL that is none was told of; to ask there would say so twice.
         let told = |part: &str| findings.iter().any(|one| one.level == Level::Fail && one.part == part);
         probes.retain(|probe| probe.part() != "relations" || !told("relations.url"));
         findings.extend(check::run(&probes).await);
     }
     report(&findings, terminal)
+}
+
+/// The daemon that this config is for, if it runs: how it says that it is.
+struct Daemon(Client);
+
+#[async_trait]
+impl Probe for Daemon {
+    fn part(&self) -> String {
+        "daemon".into()
+    }
+
+    async fn look(&self) -> Vec<Finding> {
+        let part = self.part();
+        let ready = match self.0.ready().await {
+            Ok(ready) => ready.value,
+            Err(ClientError::Unreachable { source, .. }) if source.is_connect() => {
+                return vec![Finding::ok(part, "not running")];
+            }
+            Err(error) => {
+                let remedy =
+                    "see who listens there, and that this config is the one that the daemon was started with";
+                return vec![Finding::warn(part, format!("nobody knows how it is: {error}"), remedy)];
+            }
+        };
+        if ready.ok {
+            return vec![Finding::ok(part, "running, and it takes events in")];
+        }
+        let parts = ready.parts.iter().filter(|one| !one.ok);
+        let parts: Vec<_> = parts.map(|one| format!("{}: {}", one.name, one.detail)).collect();
+        let what = format!("running, and not ready ({})", parts.join("; "));
+        vec![Finding::fail(part, what, "mend what it names; its log (`journalctl -u triggerd`) says more")]
+    }
 }
 
 /// Whether the config file itself was the one thing that is wrong.

@@ -181,13 +181,19 @@ pub(super) async fn outcomes(
     args: OutcomesArgs,
     terminal: &mut Terminal,
 ) -> anyhow::Result<Ended> {
-    let latest = client.outcomes(args.binding, args.limit).await?;
+    let OutcomesArgs { binding, function, key, limit } = args;
+    let any = binding.is_none() && function.is_none() && key.is_none();
+    let latest = client.outcomes(binding, (function.as_deref(), key.as_deref()), limit).await?;
     if terminal.json() {
         terminal.document(&latest.json)?;
         return Ok(Ended::Done);
     }
     if latest.value.outcomes.is_empty() {
-        terminal.aside("nothing has come in since the daemon started")?;
+        terminal.aside(if any {
+            "nothing has come in since the daemon started"
+        } else {
+            "nothing of that is among the last outcomes; `triggerd match` says what would fire"
+        })?;
         return Ok(Ended::Done);
     }
     let rows: Vec<_> = latest

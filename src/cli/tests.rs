@@ -59,6 +59,8 @@ impl Host {
             event: EventId::from_bytes([1; 16]),
             delivery: None,
             binding: None,
+            platform: None,
+            function: None,
             bucket: "photos".into(),
             key: "in/a.jpg".into(),
             name: "s3:ObjectCreated:Put".into(),
@@ -390,6 +392,16 @@ async fn outcomes_and_nodes_are_tables() {
         (&json["outcomes"][0]["key"], &json["outcomes"][0]["detail"]),
         (&"in/a.jpg".into(), &"as printed\n".into())
     );
+    assert!(host.run("outcomes --key in/a.jpg").await.done().contains("photos/in/a.jpg"));
+    for other in ["--key in/b.jpg", "--function local/thumb", "--key in/a.jpg --function thumb"] {
+        let ran = host.run(&format!("outcomes {other}")).await;
+        assert!(
+            ran.done().is_empty() && ran.err.contains("triggerd match"),
+            "{other}: {}{}",
+            ran.out,
+            ran.err
+        );
+    }
     host.world.nodes.lock().unwrap().extend([node("here", 0), node("old", 90)]);
     let ran = host.run("nodes").await;
     assert!(ran.done().contains("here (this one)") && ran.out.contains("90 s ago"), "{}", ran.out);
@@ -475,6 +487,7 @@ async fn check_reports_config_and_host_at_once() {
         "FAIL node.state_dir:",
         "is no directory",
         &format!("ok   admin.listen: {free} is free"),
+        "ok   daemon: not running",
         "FAIL sources.in.listen: ",
         "in use by another process",
     ] {
@@ -491,6 +504,11 @@ async fn check_of_a_running_daemon_finds_its_addresses_held() {
     let host = Host::new().await;
     let ran = host.run("check").await;
     assert!(ran.out.contains("is where this triggerd listens now"), "{}", ran.out);
+    assert!(ran.out.contains("ok   daemon: running, and it takes events in"), "{}", ran.out);
+    host.world.sick.store(true, Ordering::Relaxed);
+    let ran = host.run("check").await;
+    assert!(ran.out.contains("FAIL daemon: running, and not ready (queue: 2 of 100 bytes)"), "{}", ran.out);
+    host.world.sick.store(false, Ordering::Relaxed);
     // Somebody else's address is not ours because the daemon runs.
     let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let file = host.folder.path().join("triggerd.toml");

@@ -65,7 +65,7 @@ use crate::domain::{
 
 pub use handover::{Handover, Unhanded, UnhandedLetter};
 pub use office::{Cursor, Direction, Item, LetterFilter, LetterOffice, LetterPage, LetterQuery};
-pub use offline::{OfflineError, OfflineQueue};
+pub use offline::{Glance, OfflineError, OfflineQueue, glance};
 pub use open::QueueOptions;
 pub use quarantine::REJECTED_ROWS;
 pub use results::{Results, Wait};

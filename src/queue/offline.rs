@@ -1,9 +1,11 @@
 //! The queue file of a daemon that does not run: looked over, exported, imported into.
 //!
-//! Whoever opens it this way owns the state directory for as long as it is open.
+//! Whoever opens it this way owns the state directory for as long as it is open. Only a [`glance`] owns nothing: it may be
+//! taken beside a running daemon.
 
 use std::{
-    io::{BufRead, Write},
+    fs,
+    io::{self, BufRead, Write},
     path::Path,
 };
 
@@ -11,6 +13,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use super::{
     QueueError, QueueOptions, StateDirError, StateDirLock,
+    batch::used_bytes,
     open::{self, connect_options, failed, prepare_file, read_options},
     spool::lock_state_dir,
     transfer::{self, Exported, Imported, TransferError},
@@ -38,6 +41,46 @@ pub enum OfflineError {
         #[source]
         source: QueueError,
     },
+}
+
+/// What a glance at the file shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// Deliveries that are parked, those that are held or await a result included.
+    pub parked: u64,
+    /// Bytes in use.
+    pub bytes: u64,
+}
+
+/// Looks whether the file can be read, and by this version, whether a daemon runs or not; none when there is no file. It
+/// changes nothing, holds nothing up, and says nothing of pages that it need not read.
+pub async fn glance(state_dir: &Path, options: &QueueOptions) -> Result<Option<Glance>, QueueError> {
+    let path = state_dir.join("queue.db");
+    match fs::metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // As it is when the daemon was killed at its very first start.
+        Ok(file) if file.len() == 0 => return Ok(None),
+        found => found.map_err(|error| failed("open", sqlx::Error::Io(error)))?,
+    };
+    // Without a log nobody has it open, and all of it is in the file: SQLite need not make a log in order to read.
+    let alone = !state_dir.join("queue.db-wal").exists();
+    let reader = connect_options(&path, options);
+    let reader = read_options(&reader, options).read_only(true).immutable(alone);
+    let mut conn = reader.connect().await.map_err(|error| failed("open", error))?;
+    let seen = open::is_of_this_version(&mut conn).await;
+    let seen = match seen {
+        Ok(()) => counts(&mut conn).await.map_err(|error| failed("read", error)),
+        Err(error) => Err(error),
+    };
+    // What was only read need not be closed well.
+    let _unclosed = conn.close().await;
+    seen.map(Some)
+}
+
+async fn counts(conn: &mut SqliteConnection) -> Result<Glance, sqlx::Error> {
+    let parked: i64 =
+        sqlx::query_scalar("SELECT coalesce(sum(parked), 0) FROM function").fetch_one(&mut *conn).await?;
+    Ok(Glance { parked: u64::try_from(parked).unwrap_or(0), bytes: used_bytes(conn).await? })
 }
 
 /// The queue file of a daemon that does not run.

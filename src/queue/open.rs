@@ -137,6 +137,19 @@ pub(super) async fn refuse_newer(conn: &mut SqliteConnection) -> Result<(), Queu
     if MIGRATIONS.version_exists(newest) { Ok(()) } else { Err(QueueError::Newer { version: newest }) }
 }
 
+/// Refuses every schema but this version's, without changing anything.
+pub(super) async fn is_of_this_version(conn: &mut SqliteConnection) -> Result<(), QueueError> {
+    refuse_newer(conn).await?;
+    let applied: Vec<i64> = sqlx::query_scalar("SELECT version FROM _sqlx_migrations")
+        .fetch_all(conn)
+        .await
+        .map_err(|error| failed("open", error))?;
+    match MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
+        Some(missing) => Err(QueueError::Older { missing: missing.version }),
+        None => Ok(()),
+    }
+}
+
 /// Brings the schema up to date, or says why not.
 pub(super) async fn migrate(conn: &mut SqliteConnection, allowed: bool) -> Result<(), QueueError> {
     let broken = |error| match error {

@@ -2,7 +2,7 @@
 //!
 //! What happens to every event is logged at `debug`; what an operator may want to act on at `info` and above.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use super::{Chain, Metric, Recent, RecentOutcome, Seldom};
 use crate::domain::{
@@ -245,6 +245,8 @@ impl EventReceived<'_> {
                 event: event.id,
                 delivery: None,
                 binding: None,
+                platform: None,
+                function: None,
                 bucket: event.bucket.clone(),
                 key: event.key.clone(),
                 name: event.name.to_string(),
@@ -347,6 +349,8 @@ fn outcome_of(
         event: delivery.event.id,
         delivery: Some(delivery.id),
         binding: Some(delivery.binding),
+        platform: Some(Arc::clone(&delivery.function.platform)),
+        function: Some(Arc::clone(&delivery.function.name)),
         bucket: delivery.event.bucket.clone(),
         key: delivery.event.key.clone(),
         name: delivery.event.name.to_string(),

@@ -1,6 +1,9 @@
 //! The last outcomes, in memory, for the question "did it fire, and what came of it?".
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,12 @@ pub struct RecentOutcome {
     /// To which binding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<BindingId>,
+    /// The function's platform; none when the event matched no binding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Arc<str>>,
+    /// The function.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<Arc<str>>,
     /// In which bucket.
     pub bucket: String,
     /// The object's key.
@@ -72,9 +81,13 @@ impl Recent {
 
     /// The last ones, newest first, of one binding or of all.
     pub fn latest(&self, binding: Option<BindingId>, limit: usize) -> Vec<RecentOutcome> {
+        self.latest_where(limit, |outcome| binding.is_none() || outcome.binding == binding)
+    }
+
+    /// The last ones that are `wanted`, newest first.
+    pub fn latest_where(&self, limit: usize, wanted: impl Fn(&RecentOutcome) -> bool) -> Vec<RecentOutcome> {
         let ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let wanted = |outcome: &&RecentOutcome| binding.is_none() || outcome.binding == binding;
-        ring.iter().rev().filter(wanted).take(limit).cloned().collect()
+        ring.iter().rev().filter(|outcome| wanted(outcome)).take(limit).cloned().collect()
     }
 }
 
@@ -99,6 +112,8 @@ mod tests {
             event: EventId::from_bytes([1; 16]),
             delivery: None,
             binding: None,
+            platform: None,
+            function: None,
             bucket: long.clone(),
             key: format!("a{long}"),
             name: long.clone(),

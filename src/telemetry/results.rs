@@ -1,6 +1,6 @@
 //! What came of an asynchronous call whose result was awaited.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Metric, Recent, RecentOutcome};
 use crate::domain::{clock::Timestamp, delivery::Delivery};
@@ -71,6 +71,8 @@ impl ResultCame<'_> {
             event: delivery.event.id,
             delivery: Some(delivery.id),
             binding: Some(delivery.binding),
+            platform: Some(Arc::clone(&function.platform)),
+            function: Some(Arc::clone(&function.name)),
             bucket: delivery.event.bucket.clone(),
             key: key.clone(),
             name: delivery.event.name.to_string(),

@@ -237,7 +237,7 @@ async fn match_explains_outlines_and_whole_events() {
 }
 
 #[tokio::test]
-async fn outcomes_are_the_newest_first_and_of_one_binding() {
+async fn outcomes_are_the_newest_first_and_of_one_binding_function_or_key() {
     let api = Api::new();
     let own = api.bind(LOCAL, &request()).await;
     for number in 0..3u8 {
@@ -246,6 +246,8 @@ async fn outcomes_are_the_newest_first_and_of_one_binding() {
             event: EventId::from_bytes([number; 16]),
             delivery: None,
             binding: (number > 0).then_some(own),
+            platform: (number > 0).then(|| "local".into()),
+            function: (number > 0).then(|| "thumb".into()),
             bucket: "photos".into(),
             key: number.to_string(),
             name: "s3:ObjectCreated:Put".into(),
@@ -261,6 +263,22 @@ async fn outcomes_are_the_newest_first_and_of_one_binding() {
     assert_eq!(keys(api.get(OPERATOR, "/v1/outcomes").await), ["2", "1", "0"]);
     assert_eq!(keys(api.get(OPERATOR, "/v1/outcomes?limit=1").await), ["2"]);
     assert_eq!(keys(api.get(LOCAL, &format!("/v1/outcomes?binding={own}")).await), ["2", "1"]);
+    for (query, expected) in [
+        ("function=thumb", &["2", "1"][..]),
+        ("function=local/thumb", &["2", "1"]),
+        ("function=local%2Fthumb&limit=1", &["2"]),
+        ("function=other/thumb", &[]),
+        ("function=thum", &[]),
+        ("key=0", &["0"]),
+        ("key=1&function=thumb", &["1"]),
+        ("key=0&function=thumb", &[]),
+        ("key=", &[]),
+    ] {
+        assert_eq!(keys(api.get(OPERATOR, &format!("/v1/outcomes?{query}")).await), expected, "{query}");
+    }
+    assert_eq!(keys(api.get(LOCAL, &format!("/v1/outcomes?binding={own}&key=1")).await), ["1"]);
+    api.get(LOCAL, "/v1/outcomes?function=thumb").await.problem(400, "bad-request");
+    api.get(OPERATOR, "/v1/outcomes?function=").await.problem(400, "bad-request");
 }
 
 #[tokio::test]

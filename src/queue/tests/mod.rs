@@ -7,6 +7,7 @@ mod group;
 mod handover;
 mod letters;
 mod model;
+mod offline;
 mod results;
 mod retention;
 mod stored;

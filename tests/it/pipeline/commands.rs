@@ -1,6 +1,6 @@
 //! The command line against the running daemon, and against configs that cannot be used.
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -56,6 +56,17 @@ pub(crate) async fn commands_tell_people_and_programs_the_same(ctx: Ctx) -> Resu
     let outcomes = parsed(&world, &["outcomes", "--binding", &id])?;
     let outcomes = outcomes["outcomes"].as_array().context("no outcomes")?;
     ensure!(outcomes.iter().any(|one| one["outcome"] == "ok" && one["key"] == "in/good.jpg"), "{outcomes:?}");
+    for (filter, keys) in [
+        (&["--key", "in/good.jpg"][..], &["in/good.jpg"][..]),
+        (&["--function", "local/thumb", "--key", "in/bad.jpg"], &["in/bad.jpg"]),
+        (&["--function", "thumb"], &["in/bad.jpg", "in/good.jpg"]),
+        (&["--function", "local/other"], &[]),
+    ] {
+        let shown = parsed(&world, &[&["outcomes"], filter].concat())?;
+        let shown = shown["outcomes"].as_array().context("no outcomes")?;
+        let shown: BTreeSet<_> = shown.iter().filter_map(|one| one["key"].as_str()).collect();
+        ensure!(shown.iter().eq(keys), "{filter:?}: {shown:?}");
+    }
     let discarded = parsed(&world, &["dead-letters", "discard", &letter])?;
     ensure!(discarded == json!({"discarded": [letter], "failed": []}), "{discarded}");
     let gone = world.daemon.run_cli(&["dead-letters", "show", &letter])?;
@@ -65,6 +76,11 @@ pub(crate) async fn commands_tell_people_and_programs_the_same(ctx: Ctx) -> Resu
     ensure!(nodes["nodes"][0]["name"] == "one" && nodes["nodes"][0]["this"] == true, "{nodes}");
     let check = parsed(&world, &["check"])?;
     ensure!(check["ok"] == true, "{check}");
+    for (part, what) in [("daemon", "running"), ("queue", "queue.db can be read: 0 parked")] {
+        let findings = check["findings"].as_array().context("no findings")?;
+        let found = findings.iter().find(|one| one["part"] == part).context(part)?;
+        ensure!(found["what"].as_str().is_some_and(|said| said.starts_with(what)), "{found}");
+    }
     for shell in ["bash", "zsh", "fish"] {
         let script = world.daemon.cli(&["completions", shell])?;
         ensure!(script.contains("dead-letters") && script.contains("triggerd"), "{shell}: {script}");
@@ -96,6 +112,12 @@ fn wrong_arguments_are_told(world: &World) -> Result<()> {
     Ok(())
 }
 
+fn state_dir(world: &World) -> Result<String> {
+    let config = world.daemon.config()?;
+    let line = config.lines().find_map(|line| line.strip_prefix("state_dir = "));
+    Ok(line.context("no state_dir")?.trim_matches('"').to_owned())
+}
+
 pub(crate) async fn what_needs_the_daemon_stopped_or_running_says_so(ctx: Ctx) -> Result<()> {
     let mut world = World::start(&ctx, &Plan::webhook(&noting("thumb", ""))).await?;
     let migrate = world.daemon.run_cli(&["migrate"])?;
@@ -105,6 +127,17 @@ pub(crate) async fn what_needs_the_daemon_stopped_or_running_says_so(ctx: Ctx) -
     let said = String::from_utf8_lossy(&[second.stdout, second.stderr].concat()).into_owned();
     ensure!(second.status.code() == Some(1) && said.contains("state"), "a second daemon: {said}");
     world.daemon.stop().await?;
+
+    let checked = world.daemon.cli(&["check"])?;
+    ensure!(checked.contains("ok   daemon: not running"), "{checked}");
+    let queue = Path::new(&state_dir(&world)?).join("queue.db");
+    let whole = fs::read(&queue)?;
+    fs::write(&queue, [&b"SQLite formal"[..], &whole[13..]].concat())?;
+    let checked = world.daemon.run_cli(&["check"])?;
+    fs::write(&queue, whole)?;
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    ensure!(checked.status.code() == Some(1) && said.contains("FAIL queue: "), "{said}");
+    ensure!(said.contains("it is damaged"), "{said}");
 
     world.daemon.cli(&["migrate"])?;
     let listed = world.daemon.run_cli(&["bindings"])?;
