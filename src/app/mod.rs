@@ -33,7 +33,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use probes::probes;
-pub use spool::{Exported, Imported, Verified, export_queue, import_queue, verify_queue};
+pub use spool::{Exported, Imported, Moved, Unknown, Verified, export_queue, import_queue, verify_queue};
 
 use self::{foundation::Foundation, front::Front, ports::CatalogPort};
 use crate::{

@@ -1,8 +1,11 @@
 //! The arguments, and what `--help` teaches.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use jiff::SignedDuration;
 
 use crate::{
@@ -488,6 +491,27 @@ pub(super) struct NodesArgs {
     /// Forget the daemon of this name: bindings no longer wait for it.
     #[arg(long, value_name = "NAME")]
     pub(super) forget: Option<String>,
+}
+
+/// The same error with the usage of the command that these arguments name. What clap shows in its place has every option
+/// that was given, `--config` from the environment among them, as if it were required.
+pub(super) fn with_the_commands_usage(
+    mut error: clap::Error,
+    arguments: impl Iterator<Item = OsString>,
+) -> clap::Error {
+    if error.get(ContextKind::Usage).is_some() {
+        let mut whole = Cli::command();
+        whole.build();
+        let mut command = &whole;
+        for argument in arguments.skip(1) {
+            if let Some(named) = argument.to_str().and_then(|name| command.find_subcommand(name)) {
+                command = named;
+            }
+        }
+        let usage = command.clone().render_usage();
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+    }
+    error
 }
 
 fn parse_function(text: &str) -> Result<(String, String), String> {

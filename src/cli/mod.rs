@@ -53,7 +53,8 @@ impl From<Ended> for ExitCode {
 
 /// The whole program: reads the arguments, does what they say, says how it ended.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse()
+        .unwrap_or_else(|error| args::with_the_commands_usage(error, std::env::args_os()).exit());
     let mut terminal = Terminal::standard(cli.json);
     let inputs = Inputs::of_process(cli.config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use crate::{
-    app::{Exported, export_queue, import_queue, verify_queue},
+    app::{Exported, Moved, export_queue, import_queue, verify_queue},
     config::Config,
 };
 
@@ -100,24 +100,49 @@ async fn export_to_file(config: &Config, file: &Path) -> anyhow::Result<Exported
 }
 
 async fn import(config: &Config, file: &Path, terminal: &mut Terminal) -> anyhow::Result<Ended> {
-    let imported = if file == Path::new("-") {
+    let moved = if file == Path::new("-") {
         import_queue(config, BufReader::new(io::stdin())).await?
     } else {
         let open = File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
         import_queue(config, BufReader::new(open)).await?
     };
     if terminal.json() {
-        terminal.document(&json!(imported))?;
-        return Ok(Ended::Done);
+        terminal.document(&json!(moved))?;
+    } else {
+        for count in &moved.imported.rows {
+            terminal.line(format!("{} {}", count.rows, count.table))?;
+        }
+        if moved.imported.left > 0 {
+            terminal.aside(format!(
+                "{} were here already, or belong to what was, and are left as they are",
+                moved.imported.left
+            ))?;
+        }
     }
-    for count in &imported.rows {
-        terminal.line(format!("{} {}", count.rows, count.table))?;
-    }
-    if imported.left > 0 {
-        terminal.aside(format!(
-            "{} were here already, or belong to what was, and are left as they are",
-            imported.left
-        ))?;
-    }
+    warn_of_unknown_bindings(&moved, terminal)?;
     Ok(Ended::Done)
+}
+
+/// The daemon takes deliveries of bindings that it does not know for those of bindings that are gone.
+fn warn_of_unknown_bindings(moved: &Moved, terminal: &mut Terminal) -> anyhow::Result<()> {
+    const NAMED: usize = 5;
+    if let Some(why) = &moved.bindings_unread {
+        terminal.aside(format!("warning: nobody can tell whether the bindings are known here: {why}"))?;
+    }
+    let unknown = &moved.unknown_bindings;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let deliveries: u64 = unknown.iter().map(|one| one.parked).sum();
+    let mut named: Vec<_> = unknown.iter().take(NAMED).map(|one| one.binding.to_string()).collect();
+    if unknown.len() > NAMED {
+        named.push("…".to_owned());
+    }
+    terminal.aside(format!(
+        "warning: {deliveries} parked deliveries are of {} binding(s) that this host does not know ({}); once the daemon \
+         starts, they become dead letters (unbound). Bring relations.db of the old host into `state_dir` before",
+        unknown.len(),
+        named.join(", ")
+    ))?;
+    Ok(())
 }

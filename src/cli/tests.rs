@@ -463,6 +463,28 @@ async fn run_and_migrate_refuse_a_bad_config_with_everything_that_is_wrong() {
     }
 }
 
+#[test]
+fn a_wrong_command_line_is_shown_what_is_required_and_no_more() {
+    for (given, usage) in [
+        (
+            "bind --config /x --json --bucket photos",
+            "Usage: triggerd bind [OPTIONS] --bucket <BUCKET> --event <NAME> --function <PLATFORM/FUNCTION>\n",
+        ),
+        ("--config /x queue export", "Usage: triggerd queue export [OPTIONS] <FILE>\n"),
+        ("--config /x outcomes --frob", "Usage: triggerd outcomes [OPTIONS]\n"),
+        ("--config /x frob", "Usage: triggerd [OPTIONS] <COMMAND>\n"),
+    ] {
+        let given: Vec<_> = std::iter::once("triggerd").chain(given.split(' ')).collect();
+        let error = Cli::try_parse_from(&given).unwrap_err();
+        let said =
+            args::with_the_commands_usage(error, given.iter().map(std::ffi::OsString::from)).to_string();
+        assert!(said.contains(usage), "{said}");
+    }
+    let help = Cli::try_parse_from(["triggerd", "bind", "--help"]).unwrap_err();
+    let same = args::with_the_commands_usage(help, ["triggerd", "bind"].into_iter().map(Into::into));
+    assert!(same.to_string().contains("Call the function") || same.to_string().contains("Bind a function"));
+}
+
 #[tokio::test]
 async fn check_reports_config_and_host_at_once() {
     let host = Host::new().await;

@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{self, BufRead, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
@@ -30,13 +30,13 @@ pub enum OfflineError {
     #[error("there is no queue.db in {}", dir.display())]
     Missing {
         /// Where.
-        dir: std::path::PathBuf,
+        dir: PathBuf,
     },
     /// It cannot be opened.
     #[error("{} cannot be opened", path.display())]
     Open {
         /// Which file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why not.
         #[source]
         source: QueueError,
@@ -88,7 +88,28 @@ async fn counts(conn: &mut SqliteConnection) -> Result<Glance, sqlx::Error> {
 pub struct OfflineQueue {
     conn: SqliteConnection,
     max_bytes: u64,
+    /// The file, if it was made in order to be opened.
+    made: Option<Made>,
     _lock: StateDirLock,
+}
+
+/// A file that was not there before.
+#[derive(Debug)]
+struct Made(PathBuf);
+
+impl Made {
+    /// Takes it away: it holds nothing, and would pass for a queue that was worked off.
+    fn forget(self) {
+        for end in ["", "-wal", "-shm"] {
+            let mut path = self.0.clone().into_os_string();
+            path.push(end);
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, file = %path.display(), "an empty queue file is left behind");
+            }
+        }
+    }
 }
 
 impl OfflineQueue {
@@ -107,21 +128,30 @@ impl OfflineQueue {
             Ok(conn)
         };
         let conn = opened.await.map_err(|source| OfflineError::Open { path: path.clone(), source })?;
-        Ok(Self { conn, max_bytes: options.max_bytes, _lock: lock })
+        Ok(Self { conn, max_bytes: options.max_bytes, made: None, _lock: lock })
     }
 
-    /// Opens it to be imported into; it is made and migrated as needed.
+    /// Opens it to be imported into; it is made and migrated as needed. One that was made here goes again when nothing comes
+    /// of it.
     pub async fn write(state_dir: &Path, options: &QueueOptions) -> Result<Self, OfflineError> {
         let lock = lock_state_dir(state_dir).map_err(OfflineError::Lock)?;
         let path = state_dir.join("queue.db");
+        let made = (!path.exists()).then(|| Made(path.clone()));
         let opened = async {
             prepare_file(&path)?;
             let mut conn = connect_options(&path, options).connect().await.map_err(|e| failed("open", e))?;
             open::migrate(&mut conn, options.migrate).await?;
             Ok(conn)
         };
-        let conn = opened.await.map_err(|source| OfflineError::Open { path: path.clone(), source })?;
-        Ok(Self { conn, max_bytes: options.max_bytes, _lock: lock })
+        match opened.await {
+            Ok(conn) => Ok(Self { conn, max_bytes: options.max_bytes, made, _lock: lock }),
+            Err(source) => {
+                if let Some(made) = made {
+                    made.forget();
+                }
+                Err(OfflineError::Open { path, source })
+            }
+        }
     }
 
     /// Looks it over.
@@ -141,13 +171,22 @@ impl OfflineQueue {
     /// Takes over what an export holds; all of it or nothing.
     pub async fn import(mut self, from: impl BufRead) -> Result<Imported, TransferError> {
         let imported = transfer::import(&mut self.conn, from, self.max_bytes).await;
-        self.close().await;
+        let made = self.made.take();
+        // Before the lock is let go: else a daemon that starts now would lose its file.
+        close_well(self.conn).await;
+        if let (Err(_), Some(made)) = (&imported, made) {
+            made.forget();
+        }
         imported
     }
 
     async fn close(self) {
-        if let Err(error) = self.conn.close().await {
-            tracing::warn!(%error, "the queue file was not closed cleanly");
-        }
+        close_well(self.conn).await;
+    }
+}
+
+async fn close_well(conn: SqliteConnection) {
+    if let Err(error) = conn.close().await {
+        tracing::warn!(%error, "the queue file was not closed cleanly");
     }
 }

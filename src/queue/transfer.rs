@@ -32,7 +32,7 @@ use super::{
     open::failed,
     tables::{Column, Kind, TABLES, Table},
 };
-use crate::telemetry::Chain;
+use crate::{domain::ids::BindingId, telemetry::Chain};
 
 /// The word that an export begins with.
 const FORMAT: &str = "triggerd-queue";
@@ -124,6 +124,9 @@ pub struct Imported {
     pub rows: Vec<Count>,
     /// Rows that were here already, or whose event is missing in the export.
     pub left: u64,
+    /// How many deliveries are parked here now, by binding.
+    #[serde(skip)]
+    pub parked: Vec<(BindingId, u64)>,
 }
 
 #[derive(Serialize, Deserialize)]

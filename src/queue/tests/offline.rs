@@ -50,6 +50,37 @@ async fn a_glance_counts_what_is_parked_beside_a_running_daemon_and_after_it_and
 }
 
 #[tokio::test]
+async fn an_import_that_fails_leaves_no_file_that_was_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let import = async |text: &'static [u8]| {
+        let queue = OfflineQueue::write(dir.path(), &QueueOptions::default()).await.unwrap();
+        queue.import(text).await.map(drop)
+    };
+    let names = || listed(dir.path()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    import(b"no export\n").await.unwrap_err();
+    assert_eq!(names(), ["lock"]);
+    let unmigrated = QueueOptions { migrate: false, ..QueueOptions::default() };
+    OfflineQueue::write(dir.path(), &unmigrated).await.unwrap_err();
+    assert_eq!(names(), ["lock"]);
+
+    let f = Fixture::new().await;
+    f.queue.park(park(delivery(1, "f"), at(1))).await.unwrap();
+    f.queue.park(park(delivery(2, "g"), at(1))).await.unwrap();
+    f.queue.close().await;
+    f.writer.await.unwrap();
+    let there = OfflineQueue::write(f.dir.path(), &QueueOptions::default()).await.unwrap();
+    there.import(&b"no export\n"[..]).await.unwrap_err();
+    assert_eq!(glanced(f.dir.path()).await, Ok(Some(2)), "what was there stays");
+    let mut text = Vec::new();
+    let there = OfflineQueue::read(f.dir.path(), &QueueOptions::default()).await.unwrap();
+    there.export(&mut text).await.unwrap();
+    let here = OfflineQueue::write(dir.path(), &QueueOptions::default()).await.unwrap();
+    let imported = here.import(&text[..]).await.unwrap();
+    assert_eq!(imported.parked, [(binding(1), 2)], "whose deliveries they are is told");
+    assert_eq!(glanced(dir.path()).await, Ok(Some(2)));
+}
+
+#[tokio::test]
 async fn a_glance_tells_what_is_missing_damaged_older_and_newer() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(glanced(dir.path()).await, Ok(None));

@@ -8,11 +8,14 @@ use sha2::{Digest, Sha256};
 use sqlx::{Connection, SqliteConnection};
 
 use super::{Count, FORMAT, Header, Imported, Trailer, TransferError, VERSION, hex, schema};
-use crate::queue::{
-    batch::used_bytes,
-    handover::{count_unhanded, pass_all_but},
-    open::failed,
-    tables::{Column, TABLES},
+use crate::{
+    domain::ids::BindingId,
+    queue::{
+        batch::used_bytes,
+        handover::{count_unhanded, pass_all_but},
+        open::failed,
+        tables::{Column, TABLES},
+    },
 };
 
 /// Longest line that is read; far beyond the largest notification that a source takes.
@@ -67,12 +70,13 @@ pub(in crate::queue) async fn import(
     if let (Some(unhanded), 0) = (unhanded, ours_unhanded) {
         pass_all_but(&mut transaction, unhanded).await.map_err(writing)?;
     }
+    let parked = parked_by_binding(&mut transaction).await.map_err(writing)?;
     transaction.commit().await.map_err(writing)?;
     let counts: u64 = taken.counts.iter().sum();
     let new: u64 = taken.new.iter().sum();
     let rows = TABLES.iter().zip(&taken.new);
     let rows = rows.map(|(table, rows)| Count { table: table.name.to_owned(), rows: *rows }).collect();
-    Ok(Imported { rows, left: counts - new })
+    Ok(Imported { rows, left: counts - new, parked })
 }
 
 /// Reads the header: the columns of each table as the export has them, and how many letters are not handed over.
@@ -147,6 +151,18 @@ async fn forget_unneeded(conn: &mut SqliteConnection) -> Result<(), sqlx::Error>
     .execute(conn)
     .await?;
     Ok(())
+}
+
+async fn parked_by_binding(conn: &mut SqliteConnection) -> Result<Vec<(BindingId, u64)>, sqlx::Error> {
+    let rows: Vec<(Vec<u8>, i64)> =
+        sqlx::query_as("SELECT binding, COUNT(*) FROM delivery GROUP BY binding ORDER BY binding")
+            .fetch_all(conn)
+            .await?;
+    // An id that is none is told of by the daemon, which takes its rows to the quarantine.
+    let known = rows.into_iter().filter_map(|(id, count)| {
+        Some((BindingId::from_bytes(id.try_into().ok()?), u64::try_from(count).unwrap_or(0)))
+    });
+    Ok(known.collect())
 }
 
 /// Rows of one table that wait to be written.

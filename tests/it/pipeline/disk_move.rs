@@ -4,7 +4,7 @@ use std::{fs, process::Output};
 
 use anyhow::{Result, ensure};
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::disk_faults::{Spool, keys};
 use crate::harness::suite::{Ctx, Test, tests};
@@ -60,8 +60,23 @@ pub(crate) async fn a_queue_is_looked_over_moved_to_another_host_and_worked_off_
     fs::write(&cut, &piped[..piped.len() - 20])?;
     let refused = daemon.run_cli(&["queue", "import", &cut.to_string_lossy()])?;
     ensure!(refused.status.code() == Some(1) && said(&refused).contains("cut short"), "{}", said(&refused));
+    ensure!(!spool.disk.state().join("queue.db").exists(), "what failed has left an empty queue");
     let imported: Value = serde_json::from_str(&daemon.cli(&["queue", "import", &file, "--json"])?)?;
     ensure!(imported["left"] == 0 && imported["rows"][3]["rows"] == 20, "{imported}");
+    ensure!(imported["unknown_bindings"] == json!([]), "{imported}");
+    // A host that has the queue, and not the bindings.
+    let relations = spool.disk.state().join("relations.db");
+    let aside = spool.disk.state().join("relations.aside");
+    fs::rename(&relations, &aside)?;
+    let warned = daemon.run_cli(&["queue", "import", &file])?;
+    fs::rename(&aside, &relations)?;
+    ensure!(
+        warned.status.success()
+            && said(&warned).contains("warning: 20 parked deliveries are of 1 binding(s)")
+            && said(&warned).contains("relations.db"),
+        "{}",
+        said(&warned)
+    );
     let again: Value = serde_json::from_str(&daemon.cli(&["queue", "import", &file, "--json"])?)?;
     ensure!(again["rows"][3]["rows"] == 0, "{again}");
     let verified: Value = serde_json::from_str(&daemon.cli(&["queue", "verify", "--json"])?)?;
