@@ -362,7 +362,7 @@ impl Queue for World {
         unimplemented!("the admin API does not ask this")
     }
 
-    async fn quarantine(&self, _: Quarantined) -> Result<(), QueueError> {
+    async fn quarantine(&self, _: Quarantined) -> Result<u64, QueueError> {
         unimplemented!("the admin API does not ask this")
     }
 

@@ -147,17 +147,16 @@ impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
         tracing::warn!(error = %Chain(&error), "a request of the admin API failed at the queue");
         match &error {
-            QueueError::Full { .. } => Self::new(507, "queue-full", "The queue file is full")
-                .detail(error.to_string())
-                .remedy("discard dead letters, or raise `max_bytes` in [queue]"),
-            QueueError::Closed => Self::new(503, "stopping", "The daemon is stopping")
-                .detail(error.to_string())
-                .remedy("try again when it runs")
-                .retry_after(5),
-            _ => Self::new(500, "queue-failed", "The queue file failed").detail(error.to_string()).remedy(
-                "look at the disk that holds the state directory; the daemon's log holds the whole cause",
-            ),
+            QueueError::Full { bytes } => Self::new(507, "queue-full", "The queue file is full")
+                .detail(format!("the queue file is full ({bytes} bytes)")),
+            QueueError::Closed => {
+                Self::new(503, "stopping", "The daemon is stopping").detail(error.to_string()).retry_after(5)
+            }
+            QueueError::Failed { verb, .. } => Self::new(500, "queue-failed", "The queue file failed")
+                .detail(format!("the queue file failed ({verb})")),
+            _ => Self::new(500, "queue-failed", "The queue file failed").detail(error.to_string()),
         }
+        .remedy(error.remedy())
     }
 }
 
@@ -166,7 +165,7 @@ impl From<Unexplained> for Problem {
         tracing::warn!(error = %Chain(&error), "a request of the admin API failed at the catalog");
         Self::new(500, "catalog-failed", "The bindings cannot be read")
             .detail(error.to_string())
-            .remedy("look at the disk that holds the state directory; the daemon's log holds the whole cause")
+            .remedy("the daemon's log holds the whole cause")
     }
 }
 
@@ -183,4 +182,39 @@ pub(super) async fn no_such_method(method: Method, uri: Uri) -> Problem {
     Problem::new(405, "no-such-method", "The path has no such method")
         .detail(format!("{} does not take {method}", excerpt(uri.path().as_bytes(), 200)))
         .remedy("the Allow header names the methods that it takes")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+
+    #[test]
+    fn the_disk_is_accused_only_where_it_is_at_fault() {
+        let failed = |source| Problem::from(QueueError::Failed { verb: "replay", source: Arc::new(source) });
+        let full = failed(sqlx::Error::Io(io::ErrorKind::StorageFull.into()));
+        assert!(full.remedy.contains("make room") && full.detail.contains("replay"), "{full:?}");
+        assert!(!full.detail.contains("make room"), "what to do is said twice: {full:?}");
+        let broken = failed(sqlx::Error::Io(io::Error::other("?")));
+        assert!(broken.remedy.contains("disk does not work"), "{broken:?}");
+        let corrupt = QueueError::Corrupt {
+            table: "delivery",
+            column: "id",
+            row: "7".into(),
+            problem: "15 bytes".into(),
+        };
+        for innocent in [
+            failed(sqlx::Error::PoolTimedOut),
+            corrupt.into(),
+            QueueError::Newer { version: 9 }.into(),
+            QueueError::Older { missing: 2 }.into(),
+            QueueError::Closed.into(),
+            QueueError::Full { bytes: 1 }.into(),
+        ] {
+            let Problem { remedy, .. } = &innocent;
+            assert!(!remedy.is_empty() && !remedy.contains("look at"), "{innocent:?}");
+            assert!(!remedy.contains("disk of"), "{innocent:?}");
+        }
+    }
 }

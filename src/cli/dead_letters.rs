@@ -228,7 +228,9 @@ async fn each(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
             }
             Err(error) => {
                 let said = format!("{:#}", anyhow::Error::from(error));
-                terminal.aside(format!("error: {id}: {said}"))?;
+                // Most problems name the letter themselves.
+                let which = if said.contains(&id.to_string()) { String::new() } else { format!("{id}: ") };
+                terminal.aside(format!("error: {which}{said}"))?;
                 failed.push(json!({"id": id, "error": said}));
             }
         }

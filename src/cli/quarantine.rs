@@ -159,8 +159,11 @@ async fn each(client: &Client, items: Items, deed: &Deed, terminal: &mut Termina
                 done.push(id);
             }
             Err(error) => {
+                let is_not_found = error.is_not_found();
                 let said = format!("{:#}", anyhow::Error::from(error));
-                terminal.aside(format!("error: {id}: {said}"))?;
+                // That there is no such item is said with its number.
+                let which = if is_not_found { String::new() } else { format!("{id}: ") };
+                terminal.aside(format!("error: {which}{said}"))?;
                 failed.push(json!({"id": id, "error": said}));
             }
         }

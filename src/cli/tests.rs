@@ -299,6 +299,12 @@ async fn dead_letters_are_listed_shown_replayed_and_discarded() {
     let gone = host.run(&format!("dead-letters replay {other} {}", DeliveryId::from_bytes([7; 16]))).await;
     assert_eq!(gone.ended, Ok(Ended::Failed));
     assert!(gone.err.contains("0 replayed, 2 failed"), "{}", gone.err);
+    let nobody = DeliveryId::from_bytes([7; 16]).to_string();
+    let lines: Vec<_> = gone.err.lines().filter(|line| line.contains(&nobody)).collect();
+    assert!(
+        lines.len() == 1 && lines[0].starts_with("error: ") && lines[0].matches(&nobody).count() == 1,
+        "it is named once: {lines:?}"
+    );
     host.run("dead-letters discard --all --why trial").await.done();
     assert!(host.world.letters.lock().unwrap().is_empty());
 }
@@ -352,6 +358,8 @@ async fn the_quarantine_is_listed_shown_tried_again_and_discarded() {
     let ran = host.run("quarantine retry --all").await;
     assert_eq!((ran.ended, &*ran.out), (Ok(Ended::Failed), "1 taken in: 2 events, 3 deliveries\n"));
     assert!(ran.err.contains("still not JSON") && ran.err.contains("1 taken in, 1 failed"), "{}", ran.err);
+    let ran = host.run("quarantine discard 987654321").await;
+    assert_eq!((ran.ended, ran.err.matches("987654321").count()), (Ok(Ended::Failed), 1), "{}", ran.err);
     let ran = host.run(&format!("quarantine discard {bad} --json")).await;
     assert_eq!(ran.json(), serde_json::json!({"discarded": [bad], "failed": []}));
 }

@@ -260,7 +260,6 @@ impl Intake {
     /// slow disk, keeps no other message back. The source waits for the acknowledgement, and so does a stop.
     fn quarantine(&self, message: Message, reason: &str) {
         let length = message.oversize.unwrap_or(message.bytes.len() as u64);
-        MessageQuarantined { source: &message.origin.source, reason, length }.tell();
         let kept = &message.bytes[..message.bytes.len().min(QUARANTINE_BYTES)];
         let item = Quarantined {
             source: message.origin.source.to_string(),
@@ -270,9 +269,13 @@ impl Intake {
             length,
         };
         let (intake, ack) = (self.clone(), message.ack);
+        let (origin, reason) = (message.origin, reason.to_owned());
         tokio::spawn(async move {
             match intake.queue.quarantine(item).await {
-                Ok(()) => ack.acknowledge(),
+                Ok(item) => {
+                    MessageQuarantined { item, source: &origin.source, reason: &reason, length }.tell();
+                    ack.acknowledge();
+                }
                 Err(error) => intake.dispatcher.note_trouble("keep a message in quarantine", &error),
             }
         });

@@ -139,6 +139,8 @@ pub(super) enum Answer {
     Was(bool),
     Count(u64),
     Function(Option<FunctionRef>),
+    /// The number of what was kept.
+    Kept(u64),
     Nothing,
 }
 
@@ -163,7 +165,7 @@ impl Step {
                 Answer::Was(was) => *was,
                 Answer::Count(rows) => *rows > 0,
                 Answer::Function(function) => function.is_some(),
-                Answer::Nothing => true,
+                Answer::Kept(_) | Answer::Nothing => true,
             },
             Self::Done(Err(_)) => false,
             Self::More(_) => true,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::domain::{
     clock::Timestamp,
-    delivery::{DeadReason, FunctionRef},
+    delivery::FunctionRef,
     ids::{BindingId, DeliveryId},
     outcome::Attempt,
 };
@@ -233,7 +233,7 @@ impl Batch<'_> {
                 // What a handler function was to be given lies among the dead letters already.
                 let handlers = self.handlers_among(&ids).await?;
                 self.remove_deliveries(&handlers).await?;
-                self.deliveries_to_letters(&ids, DeadReason::Unbound, now).await?;
+                self.deliveries_to_letters(&ids, binding, now).await?;
             }
         }
         Ok(step_of(ids.len() as u64))

@@ -128,11 +128,11 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Makes dead letters of parked deliveries.
+    /// Makes dead letters of parked deliveries of a binding that is taken back.
     pub(super) async fn deliveries_to_letters(
         &mut self,
         ids: &[DeliveryId],
-        reason: DeadReason,
+        binding: BindingId,
         now: Timestamp,
     ) -> Result<(), sqlx::Error> {
         let ids = json(ids.iter())?;
@@ -140,13 +140,14 @@ impl Batch<'_> {
             "INSERT INTO dead_letter (id, event, binding, function, accepted_at, attempts, tries, earlier, \
                  replays, weight, reason, detail, died_at) \
              SELECT id, event, binding, function, accepted_at, attempts, tries, earlier, replays, weight, ?2, \
-                 CASE WHEN awaiting_since IS NULL THEN 'its binding was removed while it waited' \
-                 ELSE 'its binding was removed while its result was awaited' END, ?3 \
+                 CASE WHEN awaiting_since IS NULL THEN ?4 || ' while it waited' \
+                 ELSE ?4 || ' while its result was awaited' END, ?3 \
              FROM delivery WHERE id IN (SELECT unhex(value) FROM json_each(?1)) ORDER BY seq",
         )
         .bind(&ids)
-        .bind(reason.as_str())
+        .bind(DeadReason::Unbound.as_str())
         .bind(now.as_micros())
+        .bind(format!("binding {binding} was taken back (`unbind`), and cleared here at {now},"))
         .execute(&mut *self.conn)
         .await?;
         let rows = sqlx::query(

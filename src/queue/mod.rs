@@ -141,6 +141,26 @@ pub enum QueueError {
     Closed,
 }
 
+impl QueueError {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Failed { source, .. } => trouble::remedy(source),
+            Self::Full { .. } => "discard or replay dead letters, or raise `max_bytes` in [queue]",
+            Self::Gone { .. } => {
+                "put the file back, or restart triggerd once it has worked off what it holds"
+            }
+            Self::Corrupt { .. } => {
+                "stop triggerd and see with `triggerd queue verify` what else cannot be read; `queue export` saves the rest"
+            }
+            Self::Newer { .. } => "upgrade this daemon",
+            Self::Older { .. } => "run `triggerd migrate`, or allow migration at start",
+            Self::Migration(_) => "the daemon's log holds the whole cause",
+            Self::Closed => "try again when the daemon runs",
+        }
+    }
+}
+
 /// Who was first: the batch that seals a row, or the attempt that makes it unnecessary.
 #[derive(Debug, Clone, Default)]
 pub struct Ticket(Arc<AtomicU8>);
@@ -311,8 +331,8 @@ pub trait Queue: Results + Send + Sync + fmt::Debug {
     /// the delivery are kept, those of `letter` that are not among them are added.
     async fn bury(&self, letter: DeadLetter) -> Result<bool, QueueError>;
 
-    /// Keeps what can never be processed.
-    async fn quarantine(&self, item: Quarantined) -> Result<(), QueueError>;
+    /// Keeps what can never be processed; the item's number.
+    async fn quarantine(&self, item: Quarantined) -> Result<u64, QueueError>;
 
     /// Deliveries of one function that are due and not held, oldest due first, except those that run now. A row that
     /// cannot be read is moved to the quarantine and told of; it does not keep the others back.

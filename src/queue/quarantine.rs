@@ -33,7 +33,7 @@ impl Batch<'_> {
             }
             self.used = self.used.saturating_sub(freed);
         }
-        sqlx::query(
+        let kept = sqlx::query(
             "INSERT INTO quarantine (source, received_at, reason, bytes, length) VALUES (?1, ?2, ?3, ?4, ?5)",
         )
         .bind(&item.source)
@@ -53,7 +53,8 @@ impl Batch<'_> {
                 break;
             }
         }
-        Ok(Step::Done(Ok(Answer::Nothing)))
+        let id = u64::try_from(kept.last_insert_rowid()).unwrap_or(0);
+        Ok(Step::Done(Ok(Answer::Kept(id))))
     }
 
     /// Drops the oldest item; its bytes, 0 when there is none.

@@ -220,8 +220,11 @@ impl Queue for SqliteQueue {
         self.was(Work::Bury(Box::new(row))).await
     }
 
-    async fn quarantine(&self, item: Quarantined) -> Result<(), QueueError> {
-        self.ask(Work::Quarantine(item)).await.map(drop)
+    async fn quarantine(&self, item: Quarantined) -> Result<u64, QueueError> {
+        match self.ask(Work::Quarantine(item)).await? {
+            Answer::Kept(id) => Ok(id),
+            _ => Err(QueueError::Closed),
+        }
     }
 
     async fn due(

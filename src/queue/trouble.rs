@@ -128,7 +128,7 @@ pub(super) fn remedy(error: &sqlx::Error) -> &'static str {
         "it may not be written: mount its file system writable, and let it belong to triggerd's user";
     const MISSING: &str =
         "it cannot be opened: look whether the state directory is there and belongs to triggerd's user";
-    const ELSE: &str = "look at the disk of the state directory";
+    const ELSE: &str = "nothing says that its disk is at fault; triggerd's log holds the whole cause";
     match error {
         sqlx::Error::Io(error) => match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FULL,
@@ -149,6 +149,7 @@ pub(super) fn remedy(error: &sqlx::Error) -> &'static str {
             }
             Some(13) => FULL,
             Some(14) => MISSING,
+            Some(7) => "there is no memory left: see what takes it",
             _ => ELSE,
         },
     }
@@ -193,5 +194,8 @@ mod tests {
         assert!(said(io::ErrorKind::ReadOnlyFilesystem).contains("writable"));
         assert!(said(io::ErrorKind::NotFound).contains("is there"));
         assert!(said(io::ErrorKind::Other).contains("kernel's log"));
+        for no_fault_of_a_disk in [sqlx::Error::PoolTimedOut, sqlx::Error::RowNotFound] {
+            assert!(remedy(&no_fault_of_a_disk).contains("nothing says that its disk is at fault"));
+        }
     }
 }

@@ -313,9 +313,11 @@ impl EventRepeated<'_> {
     }
 }
 
-/// Something came in that can never be processed.
+/// Something that came in can never be processed, and is kept.
 #[derive(Debug)]
 pub struct MessageQuarantined<'a> {
+    /// Under which number.
+    pub item: u64,
     /// The source that brought it.
     pub source: &'a str,
     /// Why it cannot be processed.
@@ -329,10 +331,12 @@ impl MessageQuarantined<'_> {
     pub fn tell(&self) {
         Metric::Quarantined.count(&[("source", self.source.to_owned())]);
         tracing::error!(
+            item = self.item,
             source = self.source,
             reason = self.reason,
             length = self.length,
-            "a notification that can never be processed is in quarantine: see `triggerd quarantine list`"
+            "a notification that can never be processed is in quarantine: see `triggerd quarantine show {}`",
+            self.item
         );
     }
 }

@@ -230,8 +230,7 @@ impl Pair {
                     bytes: vec![1],
                     length: 1,
                 };
-                disk.quarantine(item.clone());
-                ("quarantine", both(&(), &queue.quarantine(item).await.unwrap()))
+                ("quarantine", both(&disk.quarantine(item.clone()), &queue.quarantine(item).await.unwrap()))
             }
             2 => {
                 let theirs = queue.requarantine(id, "again", now).await.unwrap();

@@ -185,9 +185,10 @@ impl Disk {
         Ok(parked)
     }
 
-    pub(crate) fn quarantine(&mut self, what: Quarantined) {
+    pub(crate) fn quarantine(&mut self, what: Quarantined) -> u64 {
         self.items += 1;
         self.quarantine.push(Item { id: self.items, what, tries: 0, tried_at: None });
+        self.items
     }
 
     pub(crate) fn quarantine_page(&self, before: Option<u64>, limit: u32) -> Vec<Item> {

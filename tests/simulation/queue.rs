@@ -295,12 +295,8 @@ impl Queue for SimQueue {
         self.give_up(letter, Disk::bury).await
     }
 
-    async fn quarantine(&self, item: Quarantined) -> Result<(), QueueError> {
-        self.write("quarantine", None, move |disk| {
-            disk.quarantine(item);
-            Ok(())
-        })
-        .await
+    async fn quarantine(&self, item: Quarantined) -> Result<u64, QueueError> {
+        self.write("quarantine", None, move |disk| Ok(disk.quarantine(item))).await
     }
 
     async fn due(

@@ -103,7 +103,11 @@ async fn unbinding_says_of_a_letter_that_its_result_was_awaited() {
     f.queue.wait_for_result(wait(one.id, 1, 60)).await.unwrap();
     assert_eq!(f.queue.dispose(binding(1), Disposal::DeadLetter, &[], at(2)).await.unwrap(), 1);
     let letter = f.queue.dead_letter(one.id).await.unwrap().unwrap();
-    assert_eq!(letter.detail, "its binding was removed while its result was awaited");
+    let (id, at) = (binding(1), at(2));
+    let detail = format!(
+        "binding {id} was taken back (`unbind`), and cleared here at {at}, while its result was awaited"
+    );
+    assert_eq!(letter.detail, detail);
     assert_eq!(counts(&f).await, (0, 0, 0));
 }
 

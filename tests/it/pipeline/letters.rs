@@ -212,6 +212,10 @@ pub(crate) async fn what_is_in_quarantine_is_shown_tried_again_and_discarded(ctx
     let listed = parsed(&world, &["quarantine", "list"])?;
     let items = listed["quarantine"].as_array().context("no list")?;
     ensure!(items.len() == 2 && items[1]["source"] == "main" && items[1]["id"] == 1, "{listed}");
+    let log = world.daemon.log()?;
+    for item in 1..=2 {
+        ensure!(log.contains(&format!("`triggerd quarantine show {item}`")), "the log does not name {item}");
+    }
     let raw = world.daemon.run_cli(&["quarantine", "show", "2", "--raw"])?;
     ensure!(raw.stdout == b"\x00\xff\x1b[31m", "{raw:?}");
     let shown = world.daemon.cli(&["quarantine", "show", "2"])?;
