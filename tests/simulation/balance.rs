@@ -225,7 +225,9 @@ impl State {
             DeadReason::Overflow => true,
         };
         let of_attempt = !matches!(letter.reason, DeadReason::TooOld | DeadReason::Unbound);
-        let is_right = is_right && !(of_attempt && track.replay == Replay::Waits);
+        // (Cleared after its replay and brought again by its source, it is another delivery. Seeds 8271, 9010.)
+        let waits = track.replay == Replay::Waits && letter.delivery.earlier == track.life;
+        let is_right = is_right && !(of_attempt && waits);
         let name = self.books.name(id);
         (!is_right).then(|| format!("{name} was given up as {:?}, which is not so: {track:?}", letter.reason))
     }
