@@ -225,7 +225,10 @@ impl Running {
 
     /// Ends, where it is known that no row is left, or the pump is told of it otherwise.
     fn end(self) {
-        self.remove();
+        if self.remove().is_some_and(|owned| owned.passed_over) {
+            // It may have been one too many to take up others.
+            self.lane.look();
+        }
     }
 
     fn remove(&self) -> Option<Owned> {

@@ -40,6 +40,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Most deliveries taken up by one look at one function.
 const BATCH: usize = 64;
 
+/// Deliveries of one function that attempts may own beside those that can run at once: their outcome is still to be written
+/// down. A function that fails faster than that is not called more often, and the file's other users need not wait.
+const UNRECORDED: usize = 4 * BATCH;
+
 /// Whether a delivery that came due can be tried.
 pub(super) enum Fit {
     /// With this binding.
@@ -138,6 +142,12 @@ impl Dispatcher {
     async fn serve(&self, lane: &Arc<Lane>, now: Timestamp) -> Result<(), QueueError> {
         let queue = &self.inner.parts.queue;
         let monotonic = self.inner.parts.clock.monotonic();
+        let at_once = lane.flow(now, monotonic).concurrency_limit as usize;
+        if self.pass_over(lane).len() >= at_once.saturating_add(UNRECORDED) {
+            // Woken by the end of any of them.
+            lane.looked(true, None);
+            return Ok(());
+        }
         let mut permits: Vec<LanePermit> = Vec::new();
         let mut refused = None;
         while permits.len() < BATCH && refused.is_none() {

@@ -97,6 +97,16 @@ impl Work {
         }
     }
 
+    /// Whether it may touch very many rows, and is done in steps.
+    pub(super) fn is_long(&self) -> bool {
+        matches!(self, Self::Hold { .. } | Self::Dispose { .. } | Self::BringForward { .. } | Self::Expire(_))
+    }
+
+    /// Whether nothing but its own delivery waits for it: it comes after what a sender, a person or the reconciler waits for.
+    pub(super) fn can_wait(&self) -> bool {
+        matches!(self, Self::Retry(_))
+    }
+
     /// Whether an `Ok` would mean that something is safe which was not before.
     pub(super) fn takes_on(&self) -> bool {
         matches!(

@@ -19,7 +19,7 @@ use crate::domain::{
 };
 
 /// Rows that one step of a large request changes at most.
-pub(super) const STEP: i64 = 2_000;
+pub(super) const STEP: i64 = 500;
 
 impl Batch<'_> {
     /// Removes each that is there; all of them are `Delivered`.

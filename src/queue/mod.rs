@@ -24,6 +24,7 @@ mod deliveries;
 mod functions;
 mod handover;
 mod letters;
+mod long;
 mod office;
 mod offline;
 mod open;

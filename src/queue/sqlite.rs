@@ -50,6 +50,7 @@ const ROUNDS: usize = 4;
 #[derive(Debug, Clone)]
 pub struct SqliteQueue {
     requests: mpsc::Sender<Command>,
+    retries: mpsc::Sender<Command>,
     readers: SqlitePool,
     max_bytes: u64,
     commits: Arc<AtomicU64>,
@@ -92,9 +93,11 @@ impl SqliteQueue {
             .await
             .map_err(opening)?;
         let (sender, receiver) = mpsc::channel(2 * MAX_BATCH);
+        let (retries, retries_receiver) = mpsc::channel(2 * MAX_BATCH);
         let (commits, trouble) = (Arc::new(AtomicU64::new(0)), Trouble::default());
         let queue = Self {
             requests: sender,
+            retries,
             readers: readers.clone(),
             max_bytes: options.max_bytes,
             commits: Arc::clone(&commits),
@@ -102,6 +105,7 @@ impl SqliteQueue {
         };
         let writer = Writer {
             requests: receiver,
+            retries: retries_receiver,
             options: connect,
             file,
             limits: Limits::from(options),
@@ -148,7 +152,8 @@ impl SqliteQueue {
     pub(super) async fn ask(&self, work: Work) -> Result<Answer, QueueError> {
         let (reply, answer) = oneshot::channel();
         let command = Command { work, reply, so_far: 0 };
-        self.requests.send(command).await.map_err(|_| QueueError::Closed)?;
+        let requests = if command.work.can_wait() { &self.retries } else { &self.requests };
+        requests.send(command).await.map_err(|_| QueueError::Closed)?;
         answer.await.map_err(|_| QueueError::Closed)?
     }
 

@@ -4,6 +4,11 @@
 //! transaction of all, and answers after its commit. Meanwhile the next batch gathers: the busier it is, the fewer
 //! commits an event costs, and an idle one commits at once.
 //!
+//! Attempts that failed are put off last, and only so many in one batch: functions that fail faster than that can be written
+//! down delay each other's retries, and not what senders wait for.
+//!
+//! Large requests go in steps, of which a batch holds one at most ([`Long`]), after everything else in it.
+//!
 //! **Failures.** When a statement fails for its own data, the batch is rolled back and done again in two halves, until
 //! the request that is at fault fails alone. When the disk, the file or the commit fails, the whole batch is answered
 //! with that error, the connection is given up, and the next batch begins on a new one: nothing of a failed batch is on
@@ -19,7 +24,6 @@
 //! It ends when it is told to close, or when every handle is gone; every verb answers `Closed` from then on.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -35,6 +39,7 @@ use super::{
     batch::{Batch, used_bytes},
     books::Books,
     command::{Answer, Command, Step, Work},
+    long::Long,
     open::{Limits, failed},
     trouble::{OpenedFile, Trouble},
 };
@@ -42,6 +47,9 @@ use crate::telemetry::{Chain, Metric};
 
 /// Requests in one transaction at most.
 pub(super) const MAX_BATCH: usize = 512;
+
+/// Of deliveries put off in one transaction at most, beside those.
+pub(super) const MAX_RETRIES: usize = 64;
 
 /// Bytes in one transaction, about, so that one of large events does not make the others wait for all of them.
 const BATCH_BYTES: usize = 8 << 20;
@@ -59,6 +67,8 @@ const VACUUM_PAGES: i64 = 256;
 #[derive(Debug)]
 pub struct Writer {
     pub(super) requests: mpsc::Receiver<Command>,
+    /// Those that can wait.
+    pub(super) retries: mpsc::Receiver<Command>,
     pub(super) options: SqliteConnectOptions,
     pub(super) limits: Limits,
     /// None after a failure: the next batch opens a new one.
@@ -76,11 +86,11 @@ pub struct Writer {
 impl Writer {
     /// Runs until the queue is closed or every handle is gone. What was asked for before is done and answered first.
     pub async fn run(mut self) {
-        let mut unfinished = VecDeque::new();
+        let mut long = Long::default();
         let mut quiet_work = true;
         loop {
-            let mut batch: Vec<Command> = unfinished.drain(..).collect();
-            if batch.is_empty() {
+            let mut batch = Vec::new();
+            if long.is_empty() {
                 match self.gather(&mut batch, quiet_work).await {
                     Gathered::Requests => {}
                     Gathered::Quiet => {
@@ -89,16 +99,13 @@ impl Writer {
                     }
                     Gathered::Ended => break,
                 }
-            } else {
-                while batch.len() < MAX_BATCH
-                    && let Ok(command) = self.requests.try_recv()
-                {
-                    batch.push(command);
-                }
             }
+            self.fill(&mut batch);
             quiet_work = true;
-            let batch = self.seal(batch);
-            unfinished.extend(self.settle(batch).await);
+            let mut batch = self.seal(batch, &mut long);
+            batch.extend(long.next());
+            let unfinished = self.settle(batch).await;
+            long.ended(unfinished);
         }
         self.readers.close().await;
         if let Some(conn) = self.conn
@@ -109,7 +116,14 @@ impl Writer {
     }
 
     async fn gather(&mut self, batch: &mut Vec<Command>, quiet_work: bool) -> Gathered {
-        let received = self.requests.recv_many(batch, MAX_BATCH);
+        let received = async {
+            tokio::select! {
+                biased;
+                Some(command) = self.requests.recv() => Some(command),
+                Some(command) = self.retries.recv() => Some(command),
+                else => None,
+            }
+        };
         let received = if quiet_work {
             match tokio::time::timeout(QUIET, received).await {
                 Ok(received) => received,
@@ -118,11 +132,24 @@ impl Writer {
         } else {
             received.await
         };
-        if received == 0 { Gathered::Ended } else { Gathered::Requests }
+        let Some(command) = received else { return Gathered::Ended };
+        batch.push(command);
+        Gathered::Requests
     }
 
-    /// Takes the parks that were not withdrawn; answers those that were.
-    fn seal(&mut self, batch: Vec<Command>) -> Vec<Command> {
+    /// Adds what waits.
+    fn fill(&mut self, batch: &mut Vec<Command>) {
+        while batch.len() < MAX_BATCH
+            && let Ok(command) = self.requests.try_recv()
+        {
+            batch.push(command);
+        }
+        let retries = std::iter::from_fn(|| self.retries.try_recv().ok());
+        batch.extend(retries.take(MAX_RETRIES));
+    }
+
+    /// Takes the parks that were not withdrawn; answers those that were. What is long gets in line.
+    fn seal(&mut self, batch: Vec<Command>, long: &mut Long) -> Vec<Command> {
         let mut sealed = Vec::with_capacity(batch.len());
         for command in batch {
             match &command.work {
@@ -131,17 +158,19 @@ impl Writer {
                 }
                 Work::Close => {
                     self.requests.close();
+                    self.retries.close();
                     answer(command, Ok(Answer::Nothing));
                 }
+                work if work.is_long() => long.add(command),
                 _ => sealed.push(command),
             }
         }
         sealed
     }
 
-    /// Does and answers a batch; what is left are large requests that have more steps to go.
-    async fn settle(&mut self, batch: Vec<Command>) -> Vec<Command> {
-        let mut unfinished = Vec::new();
+    /// Does and answers a batch; what is left is its long request, if that has more steps to go.
+    async fn settle(&mut self, batch: Vec<Command>) -> Option<Command> {
+        let mut unfinished = None;
         let mut pieces = by_size(self.without_what_is_lost(batch));
         while let Some(mut piece) = pieces.pop() {
             if piece.is_empty() {
@@ -153,7 +182,7 @@ impl Writer {
                         match step {
                             Step::More(rows) => {
                                 command.so_far += rows;
-                                unfinished.push(command);
+                                unfinished = Some(command);
                             }
                             Step::Done(Ok(Answer::Count(rows))) => {
                                 let rows = command.so_far + rows;

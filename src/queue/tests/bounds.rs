@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{verbs::junk, *};
+use super::{super::writer::MAX_RETRIES, verbs::junk, *};
 
 fn small() -> QueueOptions {
     QueueOptions {
@@ -140,6 +140,65 @@ async fn large_requests_go_in_steps_and_reach_every_row() {
     let disposed = f.queue.dispose(binding(1), Disposal::DeadLetter, &[], at(3)).await.unwrap();
     assert_eq!(disposed, u64::from(count));
     assert_eq!(f.number("SELECT COUNT(*) FROM dead_letter").await, i64::from(count));
+}
+
+#[tokio::test]
+async fn large_requests_share_no_commit_and_let_others_through() {
+    let f = Fixture::new().await;
+    let rows = u32::try_from(3 * deliveries::STEP).unwrap();
+    let parks = (0..2 * rows).map(|n| {
+        let binding = binding(1 + u8::from(n >= rows));
+        f.queue.park(park(Delivery::new(event(n, 100), binding, function("f"), NOW), NOW))
+    });
+    join_all(parks).await;
+    let (before, done) = (f.queue.commits(), std::cell::RefCell::new(Vec::new()));
+    let hold = async |n| {
+        assert_eq!(f.queue.hold(binding(n), true, at(1)).await.unwrap(), u64::from(rows));
+        done.borrow_mut().push("a hold");
+    };
+    let park = async {
+        let other = Delivery::new(event(9_999_999, 100), binding(3), function("g"), NOW);
+        assert_eq!(f.queue.park(park(other, NOW)).await.unwrap(), Parked::Written);
+        done.borrow_mut().push("a park");
+    };
+    tokio::join!(hold(1), hold(2), park);
+    assert_eq!(*done.borrow(), ["a park", "a hold", "a hold"]);
+    // Three steps and one that finds nothing more, for each.
+    assert!(f.queue.commits() - before >= 8, "{} commits", f.queue.commits() - before);
+}
+
+#[tokio::test]
+async fn a_hold_and_a_release_that_are_asked_for_at_once_both_end() {
+    let f = Fixture::new().await;
+    let rows = u32::try_from(2 * deliveries::STEP).unwrap();
+    join_all((0..rows).map(|n| f.queue.park(park(delivery(n, "f"), NOW)))).await;
+    let both =
+        async { tokio::join!(f.queue.hold(binding(1), true, at(1)), f.queue.hold(binding(1), false, at(2))) };
+    let (held, released) = tokio::time::timeout(Duration::from_mins(2), both).await.unwrap();
+    assert_eq!((held.unwrap(), released.unwrap()), (u64::from(rows), u64::from(rows)));
+    assert_eq!(f.queue.backlog().await.unwrap()[0].held, 0);
+}
+
+#[tokio::test]
+async fn what_senders_wait_for_does_not_wait_for_all_retries() {
+    let f = Fixture::new().await;
+    let many = u32::try_from(8 * MAX_RETRIES).unwrap();
+    join_all((0..many).map(|n| f.queue.park(park(delivery(n, "f"), NOW)))).await;
+    let put_off = std::cell::Cell::new(0);
+    let retries = join_all((0..many).map(|n| {
+        let (queue, put_off) = (&f.queue, &put_off);
+        async move {
+            assert!(queue.retry(retry(delivery(n, "f").id, at(9), Some(attempt(1)))).await.unwrap());
+            put_off.set(put_off.get() + 1);
+        }
+    }));
+    let park = async {
+        f.queue.park(park(delivery(many, "g"), NOW)).await.unwrap();
+        put_off.get()
+    };
+    let (_, before) = tokio::join!(retries, park);
+    assert!(before < many / 2, "{before} retries of {many} came before it");
+    assert_eq!(put_off.get(), many);
 }
 
 #[tokio::test]
