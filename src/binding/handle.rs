@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde::Deserialize;
 
-use super::agenda::Agenda;
+use super::{agenda::Agenda, relapses::Relapses};
 use crate::{
     domain::{
         binding::{Binding, State, Wanted},
@@ -20,6 +20,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(super) agenda: Arc<Agenda>,
+    pub(super) relapses: Arc<Relapses>,
     pub(super) relations: Arc<dyn Relations>,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -81,8 +82,9 @@ impl Handle {
         self.agenda.wake();
     }
 
-    /// What is wanted of this binding has changed, or it should be looked at now.
+    /// What is wanted of this binding has changed, or it should be looked at, and mended, now.
     pub fn wake_binding(&self, id: BindingId) {
+        self.relapses.hasten(id);
         self.agenda.wake_binding(id);
     }
 

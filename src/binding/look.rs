@@ -12,6 +12,7 @@ use super::{
     agenda::{Agenda, Suspects},
     bucket_step::{BucketLooked, Writers},
     decide::{self, Findings, Found},
+    relapses::Relapses,
     rule_step::{Away, Looked, Over},
     schedule::Left,
 };
@@ -40,6 +41,8 @@ pub(super) struct Core {
     pub(super) parts: Parts,
     pub(super) settings: Settings,
     pub(super) agenda: Arc<Agenda>,
+    /// Which bindings fell lately.
+    pub(super) relapses: Arc<Relapses>,
     /// The rules of others that were last seen in each bucket.
     pub(super) foreign: Mutex<BTreeMap<BucketKey, Vec<BucketRule>>>,
     /// Which buckets this daemon is writing.
@@ -156,8 +159,11 @@ impl Core {
             held = self.hold(&binding, progress.state).await;
         }
         let steps = [&findings.rule, &findings.bucket, &findings.confirmation];
+        let rests = self.relapses.rests(binding.id, binding.state, self.parts.clock.monotonic());
         let left = if progress.state != binding.state {
             Left::Changed
+        } else if let Some(until) = rests.filter(|_| held && findings.bucket.is_done()) {
+            Left::Resting(until)
         } else if !held || steps.iter().any(|found| matches!(found, Found::Failed(_))) {
             Left::Failed
         } else if steps.iter().all(|found| found.is_done()) && progress.state != State::Armed {

@@ -21,6 +21,7 @@ use super::{
     agenda::{Agenda, Suspects},
     bucket_step::Writers,
     look::{Core, answer},
+    relapses::Relapses,
     rule_step::Over,
     schedule::{self, Pace, Schedule},
 };
@@ -73,12 +74,21 @@ impl Reconciler {
     /// A reconciler, which does nothing until it runs, and the handle for everybody else.
     pub fn new(parts: Parts, settings: Settings) -> (Self, Handle) {
         let agenda = Arc::new(Agenda::default());
+        let relapses = Arc::new(Relapses::default());
         let handle = Handle {
             agenda: Arc::clone(&agenda),
+            relapses: Arc::clone(&relapses),
             relations: Arc::clone(&parts.relations),
             clock: Arc::clone(&parts.clock),
         };
-        let core = Core { parts, settings, agenda, foreign: Mutex::default(), writers: Writers::default() };
+        let core = Core {
+            parts,
+            settings,
+            agenda,
+            relapses,
+            foreign: Mutex::default(),
+            writers: Writers::default(),
+        };
         let reconciler = Self {
             core: Arc::new(core),
             schedule: Schedule::default(),
@@ -170,6 +180,7 @@ impl Reconciler {
         count_states(&all);
         self.schedule.keep(&all);
         let now = self.core.parts.clock.monotonic();
+        self.core.relapses.keep(&all, now);
         self.left_over = false;
         let mut due: BTreeMap<String, Vec<Binding>> = BTreeMap::new();
         let mut later = (BTreeSet::new(), Suspects::new());

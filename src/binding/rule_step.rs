@@ -68,6 +68,10 @@ impl Core {
             let (rule, confirmation) = (Found::Failed(error), waiting_for_confirmation(&binding));
             Ok(Ok(Looked { binding, rule, confirmation, verdict: InspectionVerdict::Unknown }))
         };
+        let (clock, entropy) = (self.parts.clock.as_ref(), self.parts.entropy.next());
+        if self.relapses.saw(binding.id, binding.state, clock, entropy).is_some() {
+            return Ok(Ok(resting(binding)));
+        }
         let driver = match self.driver(&binding, away) {
             Ok(driver) => driver,
             Err(error) => return failed(binding, error),
@@ -94,6 +98,9 @@ impl Core {
             Ok(binding) => binding,
             Err(over) => return Ok(Err(over)),
         };
+        if self.relapses.rests(binding.id, binding.state, self.parts.clock.monotonic()).is_some() {
+            return Ok(Ok(resting(binding)));
+        }
         // A platform keeps a changed rule against a new one of the same id. A crash after this leaves it missing.
         if binding.state != State::Pending
             && let Err(error) = driver.withdraw(binding.id).await
@@ -177,7 +184,13 @@ impl Core {
         if !binding.state.may_become(state) || binding.state == State::Paused {
             return Ok(Ok(binding));
         }
-        let progress = decide::fallen(&binding, state, broken, reason, self.parts.clock.now());
+        let relapsed = (state == State::Degraded)
+            .then(|| self.relapses.fell(binding.id, self.parts.clock.as_ref(), self.parts.entropy.next()));
+        let told = match relapsed.flatten() {
+            Some(rest) => format!("{reason}; {rest}"),
+            None => reason.to_owned(),
+        };
+        let progress = decide::fallen(&binding, state, broken, &told, self.parts.clock.now());
         if !self.record(&binding, &progress).await? {
             return Ok(Err(Over(binding, Left::Changed)));
         }
@@ -191,6 +204,22 @@ impl Core {
             None => Ok(Err(Over(binding, Left::Changed))),
         }
     }
+}
+
+/// What is recorded of a binding that rests stays as it is, in words that are the same from pass to pass and from daemon to
+/// daemon; it is not mended.
+fn resting(binding: Binding) -> Looked {
+    let step = binding.steps.iter().find(|step| step.name == StepName::Rule);
+    let rule = match step.map(|step| (step.state, step.error.clone().unwrap_or_default())) {
+        Some((StepState::Done, _)) => Found::Done,
+        Some((StepState::Failed, error)) => Found::Failed(error),
+        Some((StepState::Waiting, error)) => Found::Waiting(error),
+        None => Found::Waiting(String::new()),
+    };
+    let confirmation =
+        Found::Waiting("the binding rests before it is mended; its reason says until when".to_owned());
+    let verdict = InspectionVerdict::Damaged { reason: binding.reason.clone().unwrap_or_default() };
+    Looked { binding, rule, confirmation, verdict }
 }
 
 fn waiting_for_confirmation(binding: &Binding) -> Found {

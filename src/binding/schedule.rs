@@ -22,6 +22,8 @@ pub(super) enum Left {
     Waiting,
     /// A step failed.
     Failed,
+    /// It fell again and again, and is mended at this (monotonic) time.
+    Resting(Duration),
     /// It changed while it was looked at.
     Changed,
 }
@@ -55,6 +57,7 @@ impl Schedule {
             Left::Changed => Duration::ZERO,
             Left::Waiting => doubled(WAITING, tries, pace.entropy),
             Left::Failed => doubled(FAILED, tries, pace.entropy),
+            Left::Resting(until) => until.saturating_sub(now),
             Left::Settled => around(pace.inspect_every, pace.entropy),
         };
         let entry = Entry {
@@ -97,7 +100,7 @@ pub(super) struct Pace {
 }
 
 /// Exponential between the bounds, the upper half of it at random.
-fn doubled((first, last): (Duration, Duration), tries: u32, entropy: u64) -> Duration {
+pub(super) fn doubled((first, last): (Duration, Duration), tries: u32, entropy: u64) -> Duration {
     let bound = first.saturating_mul(1 << tries.min(16)).min(last);
     bound / 2 + part(bound / 2, entropy)
 }

@@ -199,3 +199,94 @@ async fn parked_deliveries_are_released_after_the_repair() {
     assert_eq!(site.world.state().parked[&id], (3, false));
     assert!(FakeDispatch(Arc::clone(&site.world)).running(id).is_empty());
 }
+
+/// Passes without a pause, until one changes nothing.
+async fn at_once(site: &Site, reconciler: &mut Reconciler) {
+    for _ in 0..10 {
+        let before = site.relations.head().await.unwrap();
+        site.beat().await;
+        reconciler.pass().await.unwrap();
+        // A pass is due when something is still to come, which takes a moment.
+        site.clock.advance(Duration::from_millis(250));
+        if site.relations.head().await.unwrap() == before {
+            return;
+        }
+    }
+}
+
+/// The platform forgets its rules, and a call is answered so.
+async fn forget(site: &Site, reconciler: &mut Reconciler, handle: &Handle, id: BindingId) {
+    site.world.state().rules.clear();
+    let asked = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.inspect_now(id).await }
+    });
+    tokio::task::yield_now().await;
+    reconciler.pass().await.unwrap();
+    assert!(matches!(asked.await.unwrap(), InspectionVerdict::Damaged { .. }));
+}
+
+#[tokio::test]
+async fn a_platform_that_forgets_its_rule_again_and_again_is_given_it_ever_more_seldom() {
+    let (site, id) = Story::Bind.begin().await;
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    site.world.state().parked.insert(id, (3, false));
+    let mut rests = Vec::new();
+    for turn in 1..=7 {
+        forget(&site, &mut reconciler, &handle, id).await;
+        let (began, mut establishes) = (site.clock.monotonic(), None);
+        at_once(&site, &mut reconciler).await;
+        while site.state(id).await != Some(State::Active) {
+            let binding = site.binding(id).await.unwrap();
+            let reason = binding.reason.unwrap();
+            assert!(reason.contains(&format!("{turn} times in a row")), "{reason}");
+            assert!(site.world.state().parked[&id].1, "its deliveries are not held");
+            let so_far = site.world.state().effects.iter().filter(|name| *name == "establish").count();
+            assert_eq!(*establishes.get_or_insert(so_far), so_far, "the platform was asked while it rested");
+            site.clock.advance(Duration::from_millis(250));
+            reconciler.pass().await.unwrap();
+            if site.state(id).await != Some(State::Degraded) {
+                at_once(&site, &mut reconciler).await;
+            }
+        }
+        site.assert_active(id).await;
+        rests.push(site.clock.monotonic().saturating_sub(began));
+    }
+    assert!(rests[0] < Duration::from_secs(2), "the first mend is late: {rests:?}");
+    assert!(rests[1..].is_sorted() && rests[6] > Duration::from_secs(30), "{rests:?}");
+
+    // Asked for again it is mended now, and unbound it goes now.
+    forget(&site, &mut reconciler, &handle, id).await;
+    site.clock.advance(Duration::from_secs(2));
+    handle.wake_binding(id);
+    at_once(&site, &mut reconciler).await;
+    site.assert_active(id).await;
+    forget(&site, &mut reconciler, &handle, id).await;
+    site.relations.unbind(id, "operator", site.clock.now()).await.unwrap();
+    at_once(&site, &mut reconciler).await;
+    site.assert_gone(id).await;
+}
+
+#[tokio::test]
+async fn bucket_rules_that_vanish_again_and_again_are_put_back_at_once_while_the_binding_rests() {
+    let (site, id) = Story::Bind.begin().await;
+    let (mut reconciler, handle) = site.start();
+    site.settle(&mut reconciler, &handle).await;
+    for _ in 0..6 {
+        forget(&site, &mut reconciler, &handle, id).await;
+        site.clock.advance(Duration::from_mins(1));
+        at_once(&site, &mut reconciler).await;
+        site.assert_active(id).await;
+    }
+    site.world.state().buckets.insert("photos".into(), Configuration::of(vec![foreign()]));
+    handle.agenda.wake_binding(id);
+    at_once(&site, &mut reconciler).await;
+    let binding = site.binding(id).await.unwrap();
+    assert_eq!(binding.state, State::Degraded);
+    assert!(binding.reason.as_ref().unwrap().contains("7 times in a row"), "{:?}", binding.reason);
+    assert!(site.carried(&binding), "events are lost while it rests");
+    site.clock.advance(Duration::from_mins(2));
+    at_once(&site, &mut reconciler).await;
+    site.assert_active(id).await;
+}

@@ -61,10 +61,10 @@ pub(crate) async fn a_start_with_many_parked_is_a_start_with_none(ctx: Ctx) -> R
 
     // One, so that there is something to be called.
     let file = ctx.folder().join("state/queue.db");
-    park(&file, id, 0..1).await?;
+    park(&file, id, ("local", "etl"), 0..1).await?;
     let alone = start(&mut world, 1).await?;
     world.daemon.kill9().await?;
-    park(&file, id, 1..parked + 1).await?;
+    park(&file, id, ("local", "etl"), 1..parked + 1).await?;
     let calls = world.platform.calls("etl")?.len();
     let with_many = start(&mut world, calls + 1).await?;
     for (count, seen) in [(1, &alone), (parked, &with_many)] {
@@ -91,8 +91,13 @@ pub(crate) async fn a_start_with_many_parked_is_a_start_with_none(ctx: Ctx) -> R
     world.daemon.stop().await
 }
 
-/// Parks deliveries in the file of a daemon that does not run.
-async fn park(file: &std::path::Path, binding: BindingId, numbers: std::ops::Range<u32>) -> Result<()> {
+/// Parks deliveries of this function in the file of a daemon that does not run.
+pub(super) async fn park(
+    file: &std::path::Path,
+    binding: BindingId,
+    (platform, name): (&str, &str),
+    numbers: std::ops::Range<u32>,
+) -> Result<()> {
     let options = QueueOptions { max_bytes: 4 << 30, function_share: 1.0, ..QueueOptions::default() };
     let (queue, writer) = SqliteQueue::open(file, &options).await?;
     let writer = tokio::spawn(writer.run());
@@ -102,7 +107,7 @@ async fn park(file: &std::path::Path, binding: BindingId, numbers: std::ops::Ran
     body["Records"][0]["s3"]["bucket"]["name"] = "docs".into();
     body["Records"][0]["s3"]["object"]["key"] = "in%2FNUMBER".into();
     let body = body.to_string();
-    let function = FunctionRef { platform: "local".into(), name: "etl".into() };
+    let function = FunctionRef { platform: platform.into(), name: name.into() };
     let now = SystemClock::new().now();
     stream::iter(numbers)
         .map(|number| {

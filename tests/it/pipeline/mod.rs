@@ -23,6 +23,7 @@ mod life_faults;
 mod loops;
 mod neighbours;
 mod pace;
+mod relapses;
 mod results;
 mod several;
 mod torture;
@@ -101,6 +102,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests.extend(disk_move::tests());
     tests.extend(clock::tests());
     tests.extend(depth::tests());
+    tests.extend(relapses::tests());
     tests.extend(life::tests());
     tests.extend(torture::tests());
     tests
