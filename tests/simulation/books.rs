@@ -120,6 +120,8 @@ pub(crate) struct Books {
     pub(crate) calling: BTreeMap<FunctionRef, Busy>,
     /// When a function was called in this life.
     pub(crate) called_at: BTreeMap<FunctionRef, Vec<Duration>>,
+    /// When a parked delivery was last read and found.
+    pub(crate) row_seen: BTreeMap<DeliveryId, Duration>,
     /// Functions that refuse nothing, so that no breaker opens and no concurrency shrinks.
     steady: BTreeSet<String>,
     /// The wall clock jumped, and a process that ended told nobody: its successor takes it for time that passed.
@@ -159,6 +161,7 @@ impl Books {
                 .filter(|(temper, _)| temper.is_steady())
                 .map(|(_, number): (_, u32)| format!("f{number}"))
                 .collect(),
+            row_seen: BTreeMap::new(),
             unseen_jump: false,
             attempts: 0,
             violations: Vec::new(),

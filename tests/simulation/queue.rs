@@ -256,7 +256,13 @@ impl SimQueue {
 #[async_trait]
 impl Results for SimQueue {
     async fn parked(&self, id: DeliveryId) -> Result<Option<Delivery>, QueueError> {
-        self.read("parked", |disk| disk.parked(id)).await
+        let row = self.read("parked", |disk| disk.parked(id)).await?;
+        if row.is_some() {
+            let state = &mut *self.world.state();
+            let elapsed = state.elapsed();
+            state.books.row_seen.insert(id, elapsed);
+        }
+        Ok(row)
     }
 
     async fn wait_for_result(&self, wait: Wait) -> Result<bool, QueueError> {
