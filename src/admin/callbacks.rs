@@ -84,6 +84,12 @@ fn answered(answer: CallbackAnswer) -> Result<StatusCode, Problem> {
                 .detail(why)
                 .remedy("send it as the Trigger Rules protocol says"))
         }
+        CallbackAnswer::ClocksApart(why) => {
+            Err(Problem::new(503, "clocks-apart", "The result cannot be believed now")
+                .detail(why)
+                .remedy("send it again, signed anew; meanwhile compare the clocks of both sides")
+                .retry_after(30))
+        }
         CallbackAnswer::Malformed(why) => Err(Problem::bad_request(why).remedy(
             "send it as the Trigger Rules protocol says; this one is not taken, however often it comes",
         )),

@@ -3,6 +3,9 @@
 //! Requests have bounds of their own; this one keeps connections without a request from using up the process's file
 //! descriptors, which the sources need. Progress is an answer written: who sends a head byte by byte, or reads no answer,
 //! would hold a place for ever without being silent.
+//!
+//! **No HTTP/2.** Its pings are answered below the requests, so that a connection would make progress without asking for
+//! anything, and one connection's streams take the places of many. What begins as HTTP/2 does is closed.
 
 use std::{
     io,
@@ -23,6 +26,9 @@ use tokio::{
 
 /// Longer than any request may take.
 const MAX_WAIT: Duration = Duration::from_mins(1);
+
+/// How HTTP/2 begins (RFC 9113, section 3.4), as far as no request of HTTP/1 does.
+const HTTP2: &[u8] = b"PRI ";
 
 /// A listener with room for so many connections; more wait in the system's backlog.
 #[derive(Debug)]
@@ -46,7 +52,16 @@ impl Listener for Bounded {
         // The semaphore is never closed; were it, the connection would only not be counted.
         let permit = Arc::clone(&self.room).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Held { stream, patience: Box::pin(sleep(MAX_WAIT)), is_asked: false, _permit: permit }, address)
+        (
+            Held {
+                stream,
+                patience: Box::pin(sleep(MAX_WAIT)),
+                is_asked: false,
+                opening: Some(HTTP2),
+                _permit: permit,
+            },
+            address,
+        )
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -62,10 +77,20 @@ pub(super) struct Held {
     patience: Pin<Box<Sleep>>,
     /// Whether something came since the last byte of an answer went out.
     is_asked: bool,
+    /// What of HTTP/2's beginning has not come yet; none once something else came.
+    opening: Option<&'static [u8]>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Held {
+    /// Whether this is, with what came before, how HTTP/2 begins.
+    fn opens_http2(&mut self, bytes: &[u8]) -> bool {
+        let Some(opening) = self.opening else { return false };
+        let (expected, rest) = opening.split_at(bytes.len().min(opening.len()));
+        self.opening = bytes.starts_with(expected).then_some(rest);
+        self.opening.is_some_and(<[u8]>::is_empty)
+    }
+
     fn is_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.patience.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into())
     }
@@ -77,7 +102,11 @@ impl AsyncRead for Held {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
+            if self.opens_http2(buf.filled().get(before..).unwrap_or_default()) {
+                return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+            }
             if !self.is_asked {
                 self.is_asked = true;
                 self.patience.set(sleep(MAX_WAIT));
@@ -142,6 +171,30 @@ mod tests {
         drop(first);
         let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
         assert!(answer.ends_with("in"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn http2_is_not_spoken_however_its_beginning_comes() {
+        let address = served(2).await;
+        for piece in [24, 3, 1] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            for bytes in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".chunks(piece) {
+                if stream.write_all(bytes).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            let mut answer = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+            assert!(ended.is_ok() && answer.is_empty(), "{answer:?}");
+        }
+        // Its first letter is no sign of it.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"PROPFIND / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -96,7 +96,9 @@ pub enum CallbackAnswer {
     Unknown,
     /// It is not signed as it has to be; why.
     Refused(String),
-    /// It is signed, and is no report; why.
+    /// It is signed, by a clock that is far from ours; how far.
+    ClocksApart(String),
+    /// It is signed, and is no report of this call; why.
     Malformed(String),
     /// The daemon of this name waits for it.
     OtherNode(String),

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     dispatch::Dispatcher,
     lifecycle::Workers,
-    telemetry::Recent,
+    telemetry::{Recent, Seldom},
 };
 
 /// What the admin API works with.
@@ -59,6 +59,7 @@ pub(super) fn state(
             recent: Arc::clone(&recent),
             clock: Arc::clone(&foundation.clock),
             seen: std::sync::Mutex::default(),
+            refusals: Seldom::once_in(std::time::Duration::from_mins(1)),
         }),
         recent,
         clock: Arc::clone(&foundation.clock),

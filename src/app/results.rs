@@ -1,10 +1,14 @@
 //! Where the results of asynchronous calls end: told from forged ones, and handed to dispatch, or shown.
 //!
 //! A result is believed when its token was made for this call (`dispatch::callback`) *and* it is signed with the binding's
-//! secret, as the protocol asks of platforms. The token, and that the headers are those of something that was signed just
-//! now, is judged before its body is read: nobody else than the platform makes us wait for one. Of a binding that does not ask for results the delivery is settled already,
-//! and what comes is shown among the recent outcomes. Of one that does, dispatch settles the delivery, and the answer is
-//! given when that is on disk.
+//! secret, as the protocol asks of platforms. The token, and that the headers have the form of signed ones, is judged before
+//! its body is read: nobody else than the platform makes us wait for one. Of a binding that does not ask for results the
+//! delivery is settled already, and what comes is shown among the recent outcomes. Of one that does, dispatch settles the
+//! delivery, and the answer is given when that is on disk.
+//!
+//! **Refused** with a token of ours is told and counted: whoever looks for a result that did not come finds why. A right
+//! signature whose time is far from our clock's is refused for now, not for good: either clock may be wrong, and when it is
+//! ours, every platform's results would be lost by it.
 //!
 //! **Repeats.** The last [`RESULTS`] that were taken are remembered, so that a result that comes again, because our answer
 //! was lost, hears the same answer though nothing waits for it any more. After a restart it hears that nothing does; for
@@ -29,10 +33,10 @@ use crate::{
         outcome::Class,
     },
     platform::{
-        report::Reported,
+        report::{Reported, Reporting},
         signature::{self, Signed, Unverified},
     },
-    telemetry::{Recent, RecentOutcome},
+    telemetry::{Metric, Recent, RecentOutcome, Seldom},
 };
 
 /// Results that are remembered, to tell a repeated one.
@@ -48,6 +52,7 @@ pub(super) struct ResultsPort {
     pub(super) recent: Arc<Recent>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) seen: Mutex<Seen>,
+    pub(super) refusals: Seldom<&'static str>,
 }
 
 /// An attempt of a delivery.
@@ -92,13 +97,18 @@ impl admin::Callbacks for ResultsPort {
         if token.node != self.node {
             return Err(CallbackAnswer::OtherNode(token.node.to_owned()));
         }
-        let refused = |why: Unverified| CallbackAnswer::Refused(why.to_string());
-        let signed = Signed::read(headers).map_err(refused)?;
+        let call = (token.delivery, token.attempt);
+        let refused = |why: String| self.refused(&binding, call, CallbackAnswer::Refused(why));
+        let signed = Signed::read(headers).map_err(|why| refused(why.to_string()))?;
         if signed.id != token.delivery.to_string() {
-            return Err(CallbackAnswer::Refused("webhook-id is not the delivery's id".into()));
+            return Err(refused("webhook-id is not the delivery's id".into()));
         }
-        signature::could_be_right(signed, self.clock.wall()).map_err(refused)?;
-        Ok(Box::new(OwnReport { port: self, binding, call: (token.delivery, token.attempt), signed }))
+        match signature::could_be_right(signed, self.clock.wall()) {
+            // Whose clock is wrong is asked when it is known that the signature is right.
+            Ok(()) | Err(Unverified::Stale { .. }) => (),
+            Err(why) => return Err(refused(why.to_string())),
+        }
+        Ok(Box::new(OwnReport { port: self, binding, call, signed }))
     }
 }
 
@@ -114,12 +124,18 @@ struct OwnReport<'a> {
 impl admin::Report for OwnReport<'_> {
     async fn take(self: Box<Self>, body: &[u8]) -> CallbackAnswer {
         let Self { port, binding, call, signed } = *self;
-        if let Err(why) = signature::verify(&binding.secret, signed, body, port.clock.wall()) {
-            return CallbackAnswer::Refused(why.to_string());
+        let refused = |answer| port.refused(&binding, call, answer);
+        match signature::verify(&binding.secret, signed, body, port.clock.wall()) {
+            Ok(()) => (),
+            Err(why @ Unverified::Stale { .. }) => {
+                return refused(CallbackAnswer::ClocksApart(why.to_string()));
+            }
+            Err(why) => return refused(CallbackAnswer::Refused(why.to_string())),
         }
-        let reported = match Reported::read(body) {
+        let of = Reporting { binding: binding.id, delivery: call.0, attempt: call.1 };
+        let reported = match Reported::read(body, of) {
             Ok(reported) => reported,
-            Err(error) => return CallbackAnswer::Malformed(error.to_string()),
+            Err(error) => return refused(CallbackAnswer::Malformed(error.to_string())),
         };
         if binding.spec.await_result().is_some() {
             return port.settle(binding, call, reported).await;
@@ -133,6 +149,31 @@ impl admin::Report for OwnReport<'_> {
 }
 
 impl ResultsPort {
+    /// Tells of a report under a token of ours that is not taken: each kind now and then, as whoever has seen a URL may send
+    /// as many as he likes.
+    fn refused(
+        &self,
+        binding: &Binding,
+        (delivery, attempt): Call,
+        answer: CallbackAnswer,
+    ) -> CallbackAnswer {
+        let (kind, why) = match &answer {
+            CallbackAnswer::Refused(why) => ("refused", why),
+            CallbackAnswer::ClocksApart(why) => ("clocks_apart", why),
+            CallbackAnswer::Malformed(why) => ("malformed", why),
+            _ => return answer,
+        };
+        let platform = binding.spec.function.platform.clone();
+        Metric::Results.count(&[("platform", platform), ("result", kind.to_owned())]);
+        if let Some(untold) = self.refusals.is_due(kind, self.clock.monotonic()) {
+            tracing::warn!(
+                %delivery, attempt, binding = %binding.id, function = %binding.spec.function.function, why, untold,
+                "a result was not taken; unless it comes again as it should, none is known to have come"
+            );
+        }
+        answer
+    }
+
     fn first(&self, call: Call) -> bool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).first(call)
     }

@@ -96,7 +96,20 @@ struct LaneState {
     settled: Meter,
     died: Meter,
     /// What the last calls came to, the moment by the process's own clock.
-    last: Option<(Class, u32, Duration)>,
+    last: Option<Last>,
+    /// The same of results that were awaited.
+    reported: Option<Last>,
+}
+
+/// What came of the last one, how many failed in a row up to it, and when it ended.
+type Last = (Class, u32, Duration);
+
+impl LaneState {
+    /// Of a call that was accepted, what its function came to says more, where that is known.
+    fn last_known(&self) -> Option<Last> {
+        let accepted = self.last.is_none_or(|(class, ..)| class == Class::Accepted);
+        self.reported.filter(|_| accepted).or(self.last)
+    }
 }
 
 /// Why there is no permit now.
@@ -186,6 +199,7 @@ impl Lane {
                 settled: Meter::default(),
                 died: Meter::default(),
                 last: None,
+                reported: None,
             }),
             agenda,
         })
@@ -304,6 +318,13 @@ impl Lane {
             Count::Settled => state.settled.add(now),
             Count::Died => state.died.add(now),
         }
+    }
+
+    /// A result that was awaited came, or did not come in time.
+    pub fn reported(&self, class: Class, now: Duration) {
+        let mut state = self.state();
+        let before = state.reported.map_or(0, |(_, failed, _)| failed);
+        state.reported = Some((class, if class == Class::Ok { 0 } else { before.saturating_add(1) }, now));
     }
 
     /// Has the pump look.
@@ -431,7 +452,7 @@ impl Lane {
             parked_per_s: state.parked.per_second(monotonic),
             drained_per_s: state.settled.per_second(monotonic),
             died_per_s: state.died.per_second(monotonic),
-            last: state.last.map(|(class, failed, at)| {
+            last: state.last_known().map(|(class, failed, at)| {
                 let ago = i64::try_from(monotonic.saturating_sub(at).as_micros()).unwrap_or(i64::MAX);
                 let ended = Timestamp::from_micros(now.as_micros().saturating_sub(ago));
                 LastCalls { class, failed, ended }

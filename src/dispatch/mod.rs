@@ -172,6 +172,8 @@ pub struct Dispatcher {
 #[derive(Debug)]
 struct Inner {
     parts: Parts,
+    /// When this process began to dispatch.
+    started: Timestamp,
     lanes: Mutex<BTreeMap<FunctionRef, Arc<Lane>>>,
     running: Mutex<BTreeMap<DeliveryId, Owned>>,
     /// The last inspection that found a binding in step.
@@ -256,6 +258,7 @@ impl Dispatcher {
     pub fn new(parts: Parts) -> (Self, mpsc::Receiver<BindingId>) {
         let (suspicions, suspected) = mpsc::channel(256);
         let inner = Inner {
+            started: parts.clock.now(),
             parts,
             lanes: Mutex::default(),
             running: Mutex::default(),

@@ -277,8 +277,11 @@ impl Dispatcher {
                 row => return Ok(Fit::Later(row.map(|_| now))),
             }
         }
-        if delivery.awaiting.is_some() {
-            return self.overdue(&binding, delivery).await;
+        if let Some(since) = delivery.awaiting {
+            return match self.grace(since).filter(|until| *until > now) {
+                Some(until) => self.put_off(delivery, until, false).await,
+                None => self.overdue(&binding, delivery).await,
+            };
         }
         if !matches!(binding.state, State::Armed | State::Active) {
             return self.hold_back(delivery, now).await;

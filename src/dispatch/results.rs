@@ -19,6 +19,8 @@
 //! the report finds nothing, which is as good.
 //!
 //! **No report in time**: the pump takes the row up as every other, and the attempt is recorded as the function's fault.
+//! What was awaited when the process ended is awaited for [`GRACE`] after the next start, however late that is: that
+//! nobody was there to be told is not the function's fault, and its platform asks again only now and then.
 //!
 //! Reports and the pump exclude each other by the claim; a row that the pump has read is read again under it.
 
@@ -33,6 +35,7 @@ use super::{
 use crate::{
     domain::{
         binding::Binding,
+        clock::Timestamp,
         delivery::Delivery,
         ids::DeliveryId,
         outcome::{Attempt, Class, Outcome},
@@ -40,6 +43,9 @@ use crate::{
     queue::QueueError,
     telemetry::results::{Awaited, ResultCame},
 };
+
+/// How long after a start the results of calls from before it are awaited, at least.
+pub(super) const GRACE: Duration = Duration::from_mins(1);
 
 /// What a platform reports of a call that it had accepted. It was checked that the report is the platform's.
 #[derive(Debug, Clone)]
@@ -105,6 +111,7 @@ impl Dispatcher {
                 self.tell(&delivery, Awaited::Succeeded, report);
                 let lane = self.lane(&delivery.function, binding.spec.concurrency);
                 lane.count(Count::Settled, parts.clock.monotonic());
+                lane.reported(Class::Ok, parts.clock.monotonic());
                 Ok(Taken::Delivered)
             }
             _ => self.not_parked(report).await,
@@ -156,6 +163,12 @@ impl Dispatcher {
         Ok(Taken::Late)
     }
 
+    /// Until when a result that is awaited since then may come, because its call was made before this process began.
+    pub(super) fn grace(&self, since: Timestamp) -> Option<Timestamp> {
+        let started = self.inner.started;
+        (since < started).then(|| started.plus(GRACE))
+    }
+
     /// The wait for a delivery's result is over, and nothing has come.
     pub(super) async fn overdue(&self, binding: &Binding, delivery: &Delivery) -> Result<Fit, QueueError> {
         let wait = binding.spec.await_result().unwrap_or(PERIOD);
@@ -171,6 +184,8 @@ impl Dispatcher {
     async fn ended(&self, binding: &Binding, delivery: &Delivery, outcome: Outcome, took: Duration) -> Made {
         let now = self.inner.parts.clock.now();
         let (at, took) = delivery.awaiting.map_or((now, took), |since| (since, now.since(since)));
+        let lane = self.lane(&delivery.function, binding.spec.concurrency);
+        lane.reported(outcome.class, self.inner.parts.clock.monotonic());
         let verdict = self.verdict(binding, delivery, &outcome, at).await;
         let record = Attempt {
             at,

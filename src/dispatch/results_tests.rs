@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::time::timeout;
 
 use super::{
+    results::GRACE,
     tests::{Act, Bench, SOON, is_safe, redelivers},
     *,
 };
@@ -16,7 +17,7 @@ use crate::{
         outcome::{Class, Outcome},
         steady::SteadyClock,
     },
-    queue::{DeadLetter, Results as _},
+    queue::{DeadLetter, Results as _, Wait},
 };
 
 /// The system's clock, moved by so many seconds.
@@ -298,6 +299,33 @@ async fn a_jump_of_the_clock_ends_no_wait_before_its_time() {
     let row = bench.queue.parked(id).await.unwrap().unwrap();
     assert!(row.awaiting.is_some() && row.attempts == 0, "{row:?}");
     assert_eq!(moved.result(binding, report(id, 1, Class::Ok)).await.unwrap(), Taken::Delivered);
+    assert_eq!(bench.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_wait_that_ended_while_nobody_was_there_goes_on_for_a_while_after_the_start() {
+    let (bench, binding) = Bench::awaiting([ACCEPTED], 600).await;
+    let id = bench.accepted(&binding).await;
+    bench.dispatcher.stop_hard();
+    timeout(SOON, bench.dispatcher.drained()).await.unwrap();
+    let parts = bench.dispatcher.inner.parts.clone();
+    let row = bench.queue.parked(id).await.unwrap().unwrap();
+    let over = Wait::of(&row, row.awaiting.unwrap(), parts.clock.now());
+    assert!(bench.queue.wait_for_result(over).await.unwrap());
+
+    let (again, _suspected) = Dispatcher::new(parts.clone());
+    let pump = again.clone();
+    tokio::spawn(async move { pump.run(|| ()).await.unwrap() });
+    let later = parts.clock.now().plus(GRACE / 2);
+    bench
+        .until("it is awaited for longer", async || {
+            let none = bench.queue.next_due(&binding.spec.function.to_ref(), &[]).await.unwrap();
+            none.is_some_and(|due| due > later)
+        })
+        .await;
+    let row = bench.queue.parked(id).await.unwrap().unwrap();
+    assert!(row.awaiting.is_some() && row.attempts == 0, "{row:?}");
+    assert_eq!(again.result(binding, report(id, 1, Class::Ok)).await.unwrap(), Taken::Delivered);
     assert_eq!(bench.calls(), 1);
 }
 

@@ -49,7 +49,7 @@ metrics! {
     LettersExpiring: Gauge "triggerd_dead_letters_expiring", "Dead letters that will be dropped before long, by why: age (within a day) or count (the oldest, when nine tenths of the greatest number are reached).";
     LettersDropped: Counter "triggerd_dead_letters_dropped_total", "Dead letters dropped by the retention, by why: age or count.";
     HandlersGivenUp: Counter "triggerd_dead_letter_handler_failures_total", "Dead letters that a handler function could not be given, by platform and reason.";
-    Results: Counter "triggerd_results_total", "Asynchronous calls whose result was awaited, by platform and result: succeeded, failed, none (in time), or late (after a dead letter).";
+    Results: Counter "triggerd_results_total", "Asynchronous calls whose result was awaited, by platform and result: succeeded, failed, none (in time), or late (after a dead letter); and reports that were not taken: refused, malformed, clocks_apart.";
     Parked: Counter "triggerd_parked_total", "Deliveries parked, by reason.";
     BreakerTrips: Counter "triggerd_breaker_trips_total", "Times that a function's circuit breaker opened (probes that failed not counted), by platform and class of outcome.";
     BreakersOpen: Gauge "triggerd_breakers_open", "Functions whose circuit breaker is not closed, by platform.";

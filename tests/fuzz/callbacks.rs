@@ -9,7 +9,7 @@ use triggerd::{
         secret::SigningSecret,
     },
     platform::{
-        report::Reported,
+        report::{Reported, Reporting},
         signature::{Signed, sign, verify},
     },
 };
@@ -73,13 +73,21 @@ fn tokens_of_callbacks_are_read_or_refused() {
 
 #[test]
 fn bodies_of_callbacks_are_reports_or_refused() {
-    let report =
-        br#"{"delivery":"d","status":"succeeded","attempt":1,"duration_ms":41,"result":"ok"}"#.to_vec();
+    let of = Reporting {
+        binding: BindingId::from_bytes([1; 16]),
+        delivery: DeliveryId::from_bytes([2; 16]),
+        attempt: 1,
+    };
+    let report = format!(
+        r#"{{"delivery":"{}","status":"succeeded","attempt":1,"duration_ms":41,"result":"ok"}}"#,
+        of.delivery
+    )
+    .into_bytes();
     let failed =
         br#"{"status":"failed","error":"exit-3: \u00e4\u0000","duration_ms":18446744073709551615}"#.to_vec();
     run("reports", 30_000, |input| {
         let sent = mangled(&[report.clone(), failed.clone()], &mut Dice::new(input));
-        if let Ok(read) = Reported::read(&sent) {
+        if let Ok(read) = Reported::read(&sent, of) {
             let text = String::from_utf8_lossy(&sent).into_owned();
             let said = if read.outcome.class == Class::Ok { "succeeded" } else { "failed" };
             assert!(text.contains(said) || text.contains("\\u"), "{text}");

@@ -235,3 +235,20 @@ fn due_deliveries_go_before_new_events() {
     lane.looked(false, None);
     assert!(lane.parks_at_once(Duration::from_secs(1), &clock()).is_none() && !lane.take_due(now, NOW));
 }
+
+#[test]
+fn of_calls_that_were_accepted_the_last_result_is_shown() {
+    let lane = lane(2);
+    let last = || lane.flow(Timestamp::from_micros(0), NOW).last.map(|last| (last.class, last.failed));
+    attempt(&lane, Duration::ZERO, Class::Accepted);
+    assert_eq!(last(), Some((Class::Accepted, 0)));
+    for failed in 1..3 {
+        lane.reported(Class::FunctionFault, NOW);
+        attempt(&lane, Duration::ZERO, Class::Accepted);
+        assert_eq!(last(), Some((Class::FunctionFault, failed)));
+    }
+    lane.reported(Class::Ok, NOW);
+    assert_eq!(last(), Some((Class::Ok, 0)));
+    attempt(&lane, Duration::ZERO, Class::Throttled);
+    assert_eq!(last(), Some((Class::Throttled, 1)), "what is newer and no acceptance");
+}

@@ -130,7 +130,10 @@ impl Accepted {
     }
 
     async fn send(&self, url: &str, body: &str, secret: &str) -> Result<u16> {
-        let seconds = SystemClock::new().now().as_seconds();
+        self.send_at(SystemClock::new().now().as_seconds(), url, body, secret).await
+    }
+
+    async fn send_at(&self, seconds: i64, url: &str, body: &str, secret: &str) -> Result<u16> {
         let signature = Webhook::new(secret)?.sign(&self.delivery, seconds, body.as_bytes())?;
         let request = reqwest::Client::builder().no_proxy().build()?.post(url);
         let request = request
@@ -306,6 +309,18 @@ async fn forged_garbled_repeated_and_outdated_reports_have_their_answers(ctx: Ct
     ensure!(unsigned.status() == 401, "{}", unsigned.status());
     let another = format!("whsec_{}=", "A".repeat(43));
     ensure!(first.send(good, &body, &another).await? == 401);
+    for off in [-301, 301, 86_400] {
+        let seconds = SystemClock::new().now().as_seconds() + off;
+        let status = first.send_at(seconds, good, &body, secret).await?;
+        ensure!(status == 503, "either clock may be wrong: {status} for {off} s");
+        ensure!(first.send_at(seconds, good, &body, &another).await? == 401);
+    }
+    for (field, value) in [("delivery", json!(other)), ("rule", json!(other)), ("attempt", json!(2))] {
+        let status = first.report(&json!({"status": "succeeded", field: value})).await?;
+        ensure!(status == 400, "a report of another call by its {field}: {status}");
+    }
+    let refused = world.daemon.metric("triggerd_results_total", &["result=\"clocks_apart\""]).await?;
+    ensure!(refused >= 3.0, "{refused} are counted");
     for garbled in ["", "no report", "{}", r#"{"status":"perhaps"}"#] {
         let status = first.send(good, garbled, secret).await?;
         ensure!(status == 400, "{garbled}: {status}");
