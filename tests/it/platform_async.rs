@@ -1,6 +1,8 @@
 //! Asynchronous invocations, confirmations by callback, and the end of the process.
 
-use super::support::{Call, Platform, Receiver, SECRET, command, eventually, lines, problem, record, rule};
+use super::support::{
+    Call, Platform, Receiver, SECRET, command, eventually, lines, now, problem, record, rule,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
@@ -115,6 +117,75 @@ pub(crate) async fn a_report_that_was_not_taken_is_sent_after_a_restart() {
     assert_eq!(lines(&platform.file("ran")).len(), 1, "the function is not run again for its report");
     let received = triggerd.received();
     assert!(received.iter().all(|(_, _, body)| body == &received[0].2), "every try says the same");
+}
+
+pub(crate) async fn the_same_attempt_accepted_again_is_run_and_reported_once() {
+    let triggerd = Receiver::start(vec![(503, json!({})); 100]).await;
+    let platform = Platform::start(FUNCTIONS);
+    platform.put("r1", &rule("echo")).await;
+    let call = Call::new("r1", "echo").asynchronous(&triggerd.url("/v1/callbacks/t"));
+    assert_eq!(call.send(&platform).await.status(), 202);
+    triggerd.received_at_least(1).await;
+    // As a triggerd does that has crashed and does not know of the answer.
+    assert_eq!(call.send(&platform).await.status(), 202);
+    let platform = platform.crash_and_restart();
+    assert_eq!(call.send(&platform).await.status(), 202);
+    triggerd.relent();
+    eventually("the report is taken", async || jobs(&platform) == 0).await;
+    assert_eq!(lines(&platform.file("ran")).len(), 1, "it ran once");
+    assert_eq!(call.send(&platform).await.status(), 202);
+    eventually("done with, it is a new invocation", async || lines(&platform.file("ran")).len() == 2).await;
+}
+
+pub(crate) async fn a_report_that_is_refused_is_told_of_with_the_reason() {
+    let refused = json!({"type": "/problems/not-found", "status": 404, "detail": "nothing waits for it"});
+    let triggerd = Receiver::start(vec![(404, refused)]).await;
+    let platform = Platform::start(FUNCTIONS);
+    platform.put("r1", &rule("echo")).await;
+    let call = Call::new("r1", "echo").delivery("lost").asynchronous(&triggerd.url("/v1/callbacks/t"));
+    assert_eq!(call.send(&platform).await.status(), 202);
+    eventually("the job is done", async || !triggerd.received().is_empty() && jobs(&platform) == 0).await;
+    let log = platform.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("a report was refused")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    for part in ["WARN", "lost", "404", "nothing waits for it", "r1"] {
+        assert!(told[0].contains(part), "{part}: {}", told[0]);
+    }
+}
+
+pub(crate) async fn a_report_is_given_up_by_name_seven_days_after_its_function_ended() {
+    let triggerd = Receiver::start(vec![(503, json!({"detail": "the disk fails"})); 1_000]).await;
+    let mut platform = Platform::start(FUNCTIONS);
+    platform.put("r1", &rule("echo")).await;
+    let call = Call::new("r1", "echo").delivery("lost").asynchronous(&triggerd.url("/v1/callbacks/t"));
+    assert_eq!(call.send(&platform).await.status(), 202);
+    triggerd.received_at_least(1).await;
+    platform.sigterm();
+    assert!(platform.ended().await);
+    let file = fs::read_dir(platform.file("state/jobs")).unwrap().next().unwrap().unwrap().path();
+    let ended_so_long_ago = |hours: i64| {
+        let mut job: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert!(job["ended_at"].as_i64().unwrap() > now() - hours * 3_600);
+        job["ended_at"] = (now() - hours * 3_600).into();
+        fs::write(&file, job.to_string()).unwrap();
+        triggerd.received().len()
+    };
+    let before = ended_so_long_ago(7 * 24 - 1);
+    platform = Platform::start_in(platform.folder.clone());
+    triggerd.received_at_least(before + 2).await;
+    assert_eq!(jobs(&platform), 1, "it is not seven days yet");
+    platform.sigterm();
+    assert!(platform.ended().await);
+    let before = ended_so_long_ago(7 * 24);
+    let platform = Platform::start_in(platform.folder.clone());
+    eventually("it is given up", async || jobs(&platform) == 0).await;
+    assert_eq!(triggerd.received().len(), before + 1, "it is tried once after a start, however late");
+    let log = platform.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("is given up")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    for part in ["ERROR", "lost", "succeeded", "the disk fails"] {
+        assert!(told[0].contains(part), "{part}: {}", told[0]);
+    }
 }
 
 pub(crate) async fn callback_mode_confirms_a_rule_by_a_signed_call() {

@@ -1,35 +1,64 @@
 //! Calls back to triggerd: the confirmation of a rule and the result of an asynchronous invocation, each
-//! a POST of JSON signed with the rule's secret.
+//! a POST of JSON signed with the rule's secret, anew with the present time on every try.
 //!
-//! Tried again with growing pauses for about ten minutes while the other side is away or busy; any
-//! other answer is its last word. A call that is cut off by our own end is made again after the next
-//! start, by whoever kept the reason for it.
+//! `Caller::send` makes one try and says what came of it; who has something to say repeats it, with the
+//! pauses of `Pauses`, for as long as it is worth that: a report for days, over restarts (`jobs`), a
+//! confirmation for ten minutes (`confirm`). Any answer but 408, 429 and 5xx is the other side's last word.
+//! At most `AT_ONCE` calls are under way, so that the reports that wait take no memory.
 
 use crate::{clock, signature::Secret};
-use reqwest::{StatusCode, redirect::Policy};
-use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use reqwest::{Response, StatusCode, header::RETRY_AFTER, redirect::Policy};
+use std::{error::Error, sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-const IN_ALL: Duration = Duration::from_mins(10);
+/// The longest `Retry-After` that is kept to.
+const LONGEST_ASKED: Duration = Duration::from_mins(10);
+const AT_ONCE: usize = 64;
+/// How much of an answer is read for its reason.
+const MAX_ANSWER: usize = 4096;
+/// How many characters of a reason are told.
+const MAX_REASON: usize = 300;
 
-/// How a call ended.
+/// What came of one try.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum Said {
     /// Answered with 2xx.
     Taken,
-    /// Refused for good, or not taken in the time there was.
-    GivenUp,
+    /// Refused for good: the status, and why in the other side's words.
+    Refused { status: StatusCode, why: String },
+    /// Not now: why, and how long to wait at least, where the answer says it.
+    Later { why: String, after: Option<Duration> },
     /// This platform is stopping.
     Stopped,
+}
+
+/// The pauses between tries: they double, up to half a minute.
+#[derive(Debug)]
+pub(crate) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
+
+impl Pauses {
+    /// The next pause, at least as long as the other side asked for.
+    pub(crate) fn next(&mut self, asked: Option<Duration>) -> Duration {
+        let own = self.0;
+        self.0 = LONGEST_PAUSE.min(own * 2);
+        own.max(asked.unwrap_or_default().min(LONGEST_ASKED))
+    }
 }
 
 /// Makes the calls.
 #[derive(Clone)]
 pub(crate) struct Caller {
     client: reqwest::Client,
+    places: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -37,43 +66,36 @@ impl Caller {
     pub(crate) fn new(stop: CancellationToken) -> reqwest::Result<Self> {
         let client =
             reqwest::Client::builder().redirect(Policy::none()).timeout(Duration::from_secs(10)).build()?;
-        Ok(Self { client, stop })
+        Ok(Self { client, places: Arc::new(Semaphore::new(AT_ONCE)), stop })
     }
 
-    /// Posts `body` to `url` until it is taken; `id` is the message's identity on every try.
-    pub(crate) async fn post(&self, url: &str, id: &str, secret: &Secret, body: &serde_json::Value) -> Ended {
-        let body = body.to_string();
-        let tries = async {
-            let mut pause = FIRST_PAUSE;
-            loop {
-                match self.try_once(url, id, secret, body.clone()).await {
-                    Ok(status) if status.is_success() => return Ended::Taken,
-                    Ok(status) if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-                        tracing::warn!(id, %status, "a call back was refused and is not repeated");
-                        return Ended::GivenUp;
-                    }
-                    Ok(status) => tracing::info!(id, %status, "a call back is repeated later"),
-                    Err(error) => {
-                        tracing::info!(id, error = %error.without_url(), "a call back is repeated later");
-                    }
-                }
-                sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
-            }
-        };
+    /// Posts `body` to `url` once; `id` is the message's identity on
+    /// every try.
+    pub(crate) async fn send(&self, url: &str, id: &str, secret: &Secret, body: String) -> Said {
         tokio::select! {
-            () = self.stop.cancelled() => Ended::Stopped,
-            ended = timeout(IN_ALL, tries) => ended.unwrap_or(Ended::GivenUp),
+            biased;
+            () = self.stop.cancelled() => Said::Stopped,
+            said = self.try_once(url, id, secret, body) => said.unwrap_or_else(|error| {
+                Said::Later { why: whole(&error.without_url()), after: None }
+            }),
         }
     }
 
-    async fn try_once(
-        &self,
-        url: &str,
-        id: &str,
-        secret: &Secret,
-        body: String,
-    ) -> reqwest::Result<StatusCode> {
+    /// A place among the calls that are under way.
+    pub(crate) async fn place(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        self.places.acquire().await.ok()
+    }
+
+    /// Waits so long; false when this platform is stopping.
+    pub(crate) async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            () = sleep(time) => true,
+        }
+    }
+
+    async fn try_once(&self, url: &str, id: &str, secret: &Secret, body: String) -> reqwest::Result<Said> {
         let timestamp = clock::unix_seconds();
         let request = self
             .client
@@ -82,6 +104,63 @@ impl Caller {
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", secret.sign(id, timestamp, body.as_bytes()));
-        Ok(request.body(body).send().await?.status())
+        let answer = request.body(body).send().await?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(Said::Taken);
+        }
+        let after = retry_after(&answer);
+        let why = reason(answer).await;
+        let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+        if again || status.is_server_error() {
+            return Ok(Said::Later { why: format!("{status}: {why}"), after });
+        }
+        Ok(Said::Refused { status, why })
+    }
+}
+
+/// What the answer asks for in seconds; a date there is passed over.
+fn retry_after(answer: &Response) -> Option<Duration> {
+    let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The beginning of what the answer says: a problem's `detail`, or its text.
+async fn reason(mut answer: Response) -> String {
+    let mut body = Vec::new();
+    while body.len() < MAX_ANSWER {
+        let Ok(Some(chunk)) = answer.chunk().await else { break };
+        body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]);
+    }
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let said = problem["detail"].as_str().or(problem["title"].as_str());
+    let text = said.map_or_else(|| String::from_utf8_lossy(&body).into_owned(), str::to_owned);
+    let text = text.trim();
+    if text.is_empty() { "no reason given".to_owned() } else { text.chars().take(MAX_REASON).collect() }
+}
+
+/// An error with what it comes from: reqwest's own words seldom say why.
+fn whole(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_half_a_minute_and_are_as_long_as_is_asked() {
+        let mut pauses = Pauses::default();
+        let own: Vec<_> = (0..9).map(|_| pauses.next(None).as_millis()).collect();
+        assert_eq!(own, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+        let mut pauses = Pauses::default();
+        assert_eq!(pauses.next(Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(pauses.next(Some(Duration::from_millis(1))), Duration::from_millis(500));
+        assert_eq!(pauses.next(Some(Duration::from_hours(24))), LONGEST_ASKED, "the report would be lost");
     }
 }

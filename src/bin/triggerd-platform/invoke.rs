@@ -91,7 +91,9 @@ async fn accept(
     let Ok(room) = Arc::clone(&function.backlog).try_acquire_owned() else {
         return Err(Problem::new(Kind::Busy, "as many asynchronous invocations as allowed are waiting"));
     };
-    platform.jobs.accept(invocation, callback_url, room).await?;
+    if !platform.jobs.accept(invocation, callback_url, room).await? {
+        return Err(Problem::new(Kind::Busy, "this very attempt is being accepted, or has just ended"));
+    }
     Ok((StatusCode::ACCEPTED, [("preference-applied", "respond-async")]).into_response())
 }
 

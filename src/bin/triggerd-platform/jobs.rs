@@ -4,11 +4,15 @@
 //! the 202, written again with its report when the function has ended, and removed when the report has
 //! been taken (or there is nobody to tell). After a crash every file is taken up where it stands:
 //! without a report it is run, perhaps for the second time; with one, only the callback is made. The
-//! same attempt accepted again is the same file, and a job whose file is gone is done, so it is mostly
-//! run once. A waiting job is a file and a few bytes; its event is read when it has a free place.
+//! same attempt accepted again is the same file: while that is there, it is run and reported once.
+//!
+//! A report is tried for seven days after the function's end, over restarts, and at least once after each; then,
+//! or when it is refused for good, it is given up, and the log says which and why. It takes its place in the
+//! function's backlog until then, so a triggerd that is away for long ends in 429 here, not in a full disk. A
+//! waiting job is a file and a few bytes: its event is read when it has a free place, its report for each try.
 
 use crate::{
-    callback::{Caller, Ended},
+    callback::{Caller, Pauses, Said},
     clock, durable,
     event::Event,
     functions::{Failure, Function},
@@ -19,10 +23,12 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
+    fs::File,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,12 +50,32 @@ pub(crate) struct Invocation {
 /// Largest report that is sent: triggerd takes 1 MiB.
 const MAX_REPORT: usize = 1 << 20;
 
+/// How long a report is tried, in seconds after the function's end: as long as triggerd waits for one at most.
+const REPORTED_FOR: u64 = 7 * 24 * 60 * 60;
+
+/// How often, and how long apart, it is looked whether the disk is done with a file that another request
+/// has it write or remove.
+const LOOKS: u32 = 100;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
 /// An accepted invocation as it is kept.
 #[derive(Serialize, Deserialize)]
 struct Job {
     invocation: Invocation,
     callback_url: Option<String>,
     report: Option<serde_json::Value>,
+    /// When the report was made, in seconds since 1970.
+    #[serde(default = "clock::unix_seconds")]
+    ended_at: u64,
+}
+
+/// What is done with a job after its report was dealt with.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// The report was taken, refused, or is no longer worth a try: the job is done.
+    Done,
+    /// This platform is stopping; the next one goes on with it.
+    Stopped,
 }
 
 /// Everything that is accepted and not done.
@@ -58,6 +84,8 @@ pub(crate) struct Jobs {
     functions: Arc<BTreeMap<String, Arc<Function>>>,
     rules: Arc<Rules>,
     caller: Caller,
+    /// The files that a task sees to; no more than the functions' backlogs hold.
+    seen_to: Mutex<HashSet<String>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -114,29 +142,76 @@ impl Jobs {
         caller: Caller,
         stop: CancellationToken,
     ) -> Self {
-        Self { folder: state_dir.join("jobs"), functions, rules, caller, tasks: TaskTracker::new(), stop }
+        let (folder, tasks) = (state_dir.join("jobs"), TaskTracker::new());
+        Self { folder, functions, rules, caller, seen_to: Mutex::default(), tasks, stop }
     }
 
-    /// Takes up what an earlier run of this platform accepted and did not finish.
+    /// Takes up what an earlier run of this platform accepted and did not finish; each has its place in the
+    /// backlog again, as far as that has become no smaller.
     pub(crate) fn resume(self: &Arc<Self>) -> io::Result<()> {
         for file in durable::names(&self.folder)? {
-            self.start(file, None);
+            let room = self.function(&file).and_then(|one| Arc::clone(&one.backlog).try_acquire_owned().ok());
+            if self.see_to_it_first(&file) {
+                self.start(file, room);
+            }
         }
         Ok(())
     }
 
     /// Keeps the invocation and sees to it; when this returns, it will be run whatever happens. `room` is
-    /// its place in the function's backlog.
+    /// its place in the function's backlog. One that is kept already is left as it is, report included. False
+    /// when it is only just being kept, or removed, by a disk that takes its time: nothing is promised then.
     pub(crate) async fn accept(
         self: &Arc<Self>,
         invocation: Invocation,
         callback_url: Option<String>,
         room: OwnedSemaphorePermit,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let file = invocation.file();
-        self.save(&file, &Job { invocation, callback_url, report: None }).await?;
+        let mut looks = 0..LOOKS;
+        while !self.see_to_it_first(&file) {
+            if self.is_kept(file.clone()).await? {
+                return Ok(true);
+            }
+            if looks.next().is_none() {
+                return Ok(false);
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        let job = Job { invocation, callback_url, report: None, ended_at: 0 };
+        // What lies there without a task was given back after a failure of the disk, perhaps with its report.
+        let kept = match self.is_kept(file.clone()).await {
+            Ok(false) => self.save(&file, &job).await,
+            other => other.map(|_| ()),
+        };
+        if let Err(error) = kept {
+            self.no_longer_seen_to(&file);
+            return Err(error);
+        }
         self.start(file, Some(room));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether the file is there, on the disk for good.
+    async fn is_kept(&self, file: String) -> io::Result<bool> {
+        let folder = self.folder.clone();
+        blocking(move || {
+            let there = folder.join(file).try_exists()?;
+            if there {
+                File::open(folder)?.sync_all()?;
+            }
+            Ok(there)
+        })
+        .await
+    }
+
+    /// Whether nobody sees to this file yet; from now on somebody does.
+    fn see_to_it_first(&self, file: &str) -> bool {
+        self.seen_to.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned())
+    }
+
+    fn no_longer_seen_to(&self, file: &str) {
+        self.seen_to.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
     }
 
     /// No new job begins; returns when those that are running have ended.
@@ -151,12 +226,13 @@ impl Jobs {
             if let Err(error) = jobs.see_to(&file).await {
                 tracing::error!(file, %error, "a job could not be finished; it is taken up again at the next start");
             }
+            jobs.no_longer_seen_to(&file);
             drop(room);
         });
     }
 
     async fn see_to(&self, file: &str) -> io::Result<()> {
-        let function = file.get(65..).and_then(|rest| self.functions.get(rest.trim_end_matches(".json")));
+        let function = self.function(file);
         let place = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(()),
@@ -169,32 +245,97 @@ impl Jobs {
             let report = self.run(function, &mut job.invocation).await;
             tracing::info!(file, status = %report["status"], "an asynchronous invocation has ended");
             job.report = Some(report);
+            job.ended_at = clock::unix_seconds();
             if job.callback_url.is_some() {
                 self.save(file, &job).await?;
             }
         }
-        if job.callback_url.is_some() {
-            // Only now, when the file says so, may another acceptance of this attempt find its place.
-            drop(place);
-            if self.tell(&job).await == Ended::Stopped {
-                return Ok(());
-            }
+        let reports = job.callback_url.is_some();
+        drop((job, place));
+        if reports && self.tell(file).await? == Told::Stopped {
+            return Ok(());
         }
         let (folder, file) = (self.folder.clone(), file.to_owned());
         blocking(move || durable::remove(&folder, &file)).await
     }
 
-    /// Sends the report. A rule that is withdrawn has taken its secret with it, and nobody waits for the
-    /// result.
-    async fn tell(&self, job: &Job) -> Ended {
+    /// The function whose job this file is.
+    fn function(&self, file: &str) -> Option<&Arc<Function>> {
+        file.get(65..).and_then(|rest| self.functions.get(rest.trim_end_matches(".json")))
+    }
+
+    /// Sends the report until it is taken or its time is over.
+    async fn tell(&self, file: &str) -> io::Result<Told> {
+        let (mut pauses, mut repeated) = (Pauses::default(), false);
+        loop {
+            let place = self.caller.place().await;
+            let Some(job) = self.load(file).await? else {
+                return Ok(Told::Done);
+            };
+            let over = clock::unix_seconds().saturating_sub(job.ended_at) >= REPORTED_FOR;
+            let (job, said) = self.tell_once(job).await;
+            drop(place);
+            let Invocation { rule, function, delivery, attempt, .. } = &job.invocation;
+            let (why, after) = match said {
+                Said::Taken => return Ok(Told::Done),
+                Said::Stopped => return Ok(Told::Stopped),
+                Said::Refused { status, why } => {
+                    let status = status.as_u16();
+                    tracing::warn!(
+                        delivery,
+                        attempt,
+                        rule,
+                        function,
+                        status,
+                        ?why,
+                        "a report was refused; it is lost"
+                    );
+                    return Ok(Told::Done);
+                }
+                Said::Later { why, .. } if over => {
+                    let result = &job.report.unwrap_or_default()["status"];
+                    tracing::error!(
+                        delivery, attempt, rule, function, %result, ?why,
+                        "a report was not taken for seven days and is given up; triggerd will not know this result"
+                    );
+                    return Ok(Told::Done);
+                }
+                Said::Later { why, after } => (why, after),
+            };
+            let pause = pauses.next(after);
+            if repeated {
+                tracing::debug!(delivery, attempt, ?pause, ?why, "a report is repeated");
+            } else {
+                tracing::info!(
+                    delivery,
+                    attempt,
+                    rule,
+                    function,
+                    ?why,
+                    "a report is repeated until it is taken"
+                );
+            }
+            repeated = true;
+            drop(job);
+            if !self.caller.pause(pause).await {
+                return Ok(Told::Stopped);
+            }
+        }
+    }
+
+    /// One try, signed with the secret that the rule has now. A rule that is withdrawn has taken its secret with
+    /// it, and nobody waits for the result.
+    async fn tell_once(&self, job: Job) -> (Job, Said) {
+        let (id, rule) = (&job.invocation.delivery, &job.invocation.rule);
         let (Some(url), Some(report)) = (&job.callback_url, &job.report) else {
-            return Ended::GivenUp;
+            return (job, Said::Taken);
         };
-        let Ok(stored) = self.rules.get(&job.invocation.rule) else {
-            return Ended::GivenUp;
+        let Ok(stored) = self.rules.get(rule) else {
+            tracing::info!(delivery = id, rule, "a report is not sent: its rule was withdrawn");
+            return (job, Said::Taken);
         };
-        let (id, secret) = (&job.invocation.delivery, &stored.rule.secret);
-        self.caller.post(url, id, secret, report).await
+        let said = self.caller.send(url, id, &stored.rule.secret, report.to_string()).await;
+        (job, said)
     }
 
     /// Runs the function; the body is needed no longer then, and is let go.
