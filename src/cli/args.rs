@@ -6,7 +6,7 @@ use clap::{
     Args, CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 
 use crate::{
     admin::wire::LetterRequest,
@@ -15,6 +15,7 @@ use crate::{
         clock::Timestamp,
         delivery::DeadReason,
         ids::{BindingId, DeliveryId},
+        spec::MAX_AWAIT_S,
     },
 };
 
@@ -101,11 +102,15 @@ const BIND_EXAMPLES: &str = "\
 Examples:
   triggerd bind --bucket photos --event 's3:ObjectCreated:*' --prefix in/ --suffix .jpg --function local/thumb
   triggerd bind --bucket logs --event 's3:ObjectCreated:*' --glob 'in/**/*.gz' --function local/etl --async
+  triggerd bind --bucket films --event 's3:ObjectCreated:*' --function local/encode --async --await-result 2h
+      Tried again when the platform reports a failure, or nothing in two hours. `triggerd functions` shows what is
+      AWAITING.
   triggerd bind --bucket photos --event s3:ObjectRemoved:Delete --function local/cleanup --wait 0s
 
 A --dead-letter-function is tried as the binding's own retries say, and then given up: the letter stays a dead letter,
-but no command gives it to that function again. A call that takes longer than --timeout is given up here and goes on at
-the platform, and the next attempt beside it: let --timeout be longer than the platform's own limit.
+but no command gives it to that function again. A call that is not answered within --timeout is given up here and goes on
+at the platform, and the next attempt beside it: let --timeout be longer than the platform's own limit. With --async the
+answer only says that the event was taken; how long the result may take is --await-result.
 
 The same command again gives the same binding. To change its settings, unbind it and bind again.";
 
@@ -114,7 +119,12 @@ Outcomes:
   ok                 the function succeeded; DETAIL is the beginning of its result
   accepted           the platform took the event, and runs the function later (--async)
   callback_succeeded, callback_failed
-                     what the platform reported of such a function
+                     what the platform reported of such a function. With --await-result success settles the delivery,
+                     and a failure is tried again as function_fault is; without it, nothing more comes of either
+  no_result          the platform reported nothing for as long as --await-result says; tried again as function_fault is
+  callback_late      the function succeeded after its delivery was given up; the dead letter says so, too
+  handler_accepted, handler_ok, …
+                     what came of giving a dead letter to its --dead-letter-function, in the words of this list
   unmatched          no binding fires for this event; `triggerd match` says why
   function_fault     the function failed; tried again until its attempts are used up
   throttled          the platform had no room; tried again, costs no attempt
@@ -209,18 +219,19 @@ pub(super) struct BindArgs {
     /// Let the platform take the event and run the function later; its result is shown when it comes.
     #[arg(long = "async")]
     pub(super) asynchronous: bool,
-    /// Wait for that result for this long, and try again when none has come or the function has failed. Without it, what
-    /// the platform has accepted is delivered.
-    #[arg(long, requires = "asynchronous", value_parser = parse_duration, value_name = "TIME")]
+    /// Wait for that result for this long, and try again when none has come or the function has failed. Whole seconds,
+    /// 1s to 7d, and no longer than --max-event-age. Without it, what the platform has accepted is delivered.
+    #[arg(long, requires = "asynchronous", value_parser = parse_await, value_name = "TIME")]
     pub(super) await_result: Option<SignedDuration>,
     /// The form in which the function gets the event; cloudevents-structured when not given.
     #[arg(long, value_parser = parse_payload, value_name = "cloudevents-structured|cloudevents-binary|s3-records")]
     pub(super) payload: Option<Payload>,
-    /// The longest that one attempt may take; 30s when not given.
+    /// How long the platform's answer to a call is waited for (with --async: that it has taken the event, not the
+    /// function's result); 30s when not given.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub(super) timeout: Option<SignedDuration>,
-    /// The age at which an event is given up; 24h when not given.
-    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    /// The age at which an event is given up, in whole seconds; 24h when not given.
+    #[arg(long, value_parser = parse_seconds, value_name = "TIME")]
     pub(super) max_event_age: Option<SignedDuration>,
     /// Most calls of the function at once; 16 when not given.
     #[arg(long, value_name = "NUMBER")]
@@ -552,8 +563,28 @@ fn parse_moment(text: &str) -> Result<Moment, String> {
 }
 
 fn parse_duration(text: &str) -> Result<SignedDuration, String> {
-    let parsed: Option<SignedDuration> = text.parse().ok();
-    parsed
-        .filter(|time| !time.is_negative())
-        .ok_or_else(|| "write a number and a unit, such as 500ms, 30s, 5m or 24h".to_owned())
+    // A day is no fixed time to jiff, for that of a place may have 23 hours; here it is 24.
+    let in_days = || text.parse::<Span>().ok()?.to_duration(SpanRelativeTo::days_are_24_hours()).ok();
+    let parsed = text.parse().ok().or_else(in_days);
+    parsed.filter(|time: &SignedDuration| !time.is_negative()).ok_or_else(|| {
+        "write a number and a unit (ms, s, m, h or d), such as 500ms, 30s, 5m, 24h, 7d or 1h30m".to_owned()
+    })
+}
+
+/// A time that the API takes in whole seconds.
+fn parse_seconds(text: &str) -> Result<SignedDuration, String> {
+    let time = parse_duration(text)?;
+    if time.subsec_nanos() == 0 {
+        return Ok(time);
+    }
+    Err("it is counted in whole seconds: write for example 1s, 90s or 10m".to_owned())
+}
+
+/// How long a result is waited for.
+fn parse_await(text: &str) -> Result<SignedDuration, String> {
+    let time = parse_seconds(text)?;
+    if (1..=MAX_AWAIT_S).contains(&time.unsigned_abs().as_secs()) {
+        return Ok(time);
+    }
+    Err("a result (`await_result_s`) is waited for from 1s to 7d".to_owned())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -24,6 +25,22 @@ use super::{
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
+/// The age at which an event is given up where nothing else is asked for.
+pub(super) const EVENT_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+/// Fields of the request whose flag has another name or form.
+const FLAGS: [(&str, &str); 9] = [
+    ("await_result_s", "--await-result"),
+    ("timeout_ms", "--timeout"),
+    ("max_event_age_s", "--max-event-age"),
+    ("rate_limit", "--rate-limit"),
+    ("max_attempts", "--max-attempts"),
+    ("first_wait_ms", "--first-wait"),
+    ("max_wait_ms", "--max-wait"),
+    ("ignore_principals", "--ignore-principal"),
+    ("dead_letter_function", "--dead-letter-function"),
+];
+
 /// Asks for a binding and follows its handshake.
 pub(super) async fn bind(
     client: &Client,
@@ -31,7 +48,8 @@ pub(super) async fn bind(
     terminal: &mut Terminal,
 ) -> anyhow::Result<Ended> {
     let wait = args.wait.unsigned_abs();
-    let asked = client.bind(&request(*args)).await?;
+    check_wait(&args)?;
+    let asked = client.bind(&request(*args)).await.map_err(in_flags)?;
     let mut shown = Shown::default();
     shown.show(&asked.value, terminal)?;
     let settled = |view: &BindingView| matches!(view.state, State::Active | State::Rejected);
@@ -104,6 +122,38 @@ pub(super) async fn unbind(
         return Ok(Ended::StillWaiting);
     }
     Ok(Ended::Done)
+}
+
+/// A result that may come after its event was given up: said here, where it can be said which flag is which.
+fn check_wait(args: &BindArgs) -> anyhow::Result<()> {
+    let age = args.max_event_age.unwrap_or(EVENT_AGE);
+    let when_not_given = if args.max_event_age.is_none() { ", which is 24h when not given" } else { "" };
+    if let Some(wait) = args.await_result.filter(|wait| *wait > age) {
+        bail!(
+            "--await-result (`await_result_s`) is {} s, longer than --max-event-age (`max_event_age_s`, {} s{when_not_given}): \
+             the event would be given up before its result → make one shorter or the other longer",
+            wait.as_secs(),
+            age.as_secs()
+        );
+    }
+    Ok(())
+}
+
+/// What the API says of a field of the request, with the flag that it comes from.
+fn in_flags(error: ClientError) -> anyhow::Error {
+    let flags: Vec<_> = match &error {
+        ClientError::Refused { detail, .. } => {
+            FLAGS.iter().filter(|(field, _)| names(detail, field)).map(|(_, flag)| *flag).collect()
+        }
+        _ => Vec::new(),
+    };
+    let error = anyhow::Error::from(error);
+    if flags.is_empty() { error } else { error.context(flags.join(", ")) }
+}
+
+/// Whether the text has this word.
+fn names(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|part| part == word)
 }
 
 fn request(args: BindArgs) -> BindingRequest {

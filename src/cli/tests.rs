@@ -136,6 +136,54 @@ fn the_help_names_the_defaults_that_the_api_has() {
         assert_eq!(millis(option).to_string(), default.to_string(), "{option}");
     }
     assert_eq!((millis("max-event-age") / 1_000).to_string(), spec["max_event_age_s"].to_string());
+    assert_eq!(bind::EVENT_AGE.as_secs().to_string(), spec["max_event_age_s"].to_string());
+}
+
+#[test]
+fn the_help_tells_every_word_of_the_outcomes() {
+    let help =
+        |command: &str| Cli::command().find_subcommand_mut(command).unwrap().render_long_help().to_string();
+    let outcomes = help("outcomes");
+    let classes = [
+        "ok",
+        "accepted",
+        "throttled",
+        "platform_fault",
+        "function_fault",
+        "permanent",
+        "binding_broken",
+        "interrupted",
+    ];
+    let others = [
+        "callback_succeeded",
+        "callback_failed",
+        "callback_late",
+        "no_result",
+        "handler_accepted",
+        "unmatched",
+        "dead",
+        "loop_suspected",
+    ];
+    for word in classes.iter().chain(&others) {
+        assert!(
+            outcomes
+                .lines()
+                .any(|line| line.starts_with(&format!("  {word}")) || line.contains(&format!(", {word}"))),
+            "{word}"
+        );
+    }
+    assert!(outcomes.contains("With --await-result"));
+    let bind = help("bind");
+    for part in ["--async --await-result 2h", "1s to 7d", "whole seconds", "not the function's result"] {
+        assert!(
+            bind.split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .to_lowercase()
+                .contains(&part.to_lowercase()),
+            "{part}: {bind}"
+        );
+    }
 }
 
 #[test]
@@ -149,6 +197,19 @@ fn wrong_arguments_are_refused_with_a_hint() {
     assert!(refused(&format!("{BIND} --wait soon")).contains("30s"));
     assert!(refused(&format!("{BIND} --glob x")).contains("cannot be used with"));
     assert!(refused(&format!("{BIND} --await-result 10m")).contains("--async"));
+    let waits = |time: &str| refused(&format!("{BIND} --async --await-result {time}"));
+    for (time, why) in [
+        ("500ms", "whole seconds"),
+        ("1500ms", "whole seconds"),
+        ("0s", "1s to 7d"),
+        ("8d", "1s to 7d"),
+        ("5", "ms, s, m, h or d"),
+    ] {
+        let said = waits(time);
+        assert!(said.contains(why) && said.contains("--await-result"), "{time}: {said}");
+    }
+    assert!(refused(&format!("{BIND} --max-event-age 1500ms")).contains("whole seconds"));
+    assert!(refused(&format!("{BIND} --timeout 1mo")).contains("ms, s, m, h or d"));
     assert!(refused(&format!("{BIND} --payload xml")).contains("s3-records"));
     assert!(refused("bindings nonsense").contains("32 hexadecimal digits"));
     assert!(refused("dead-letters replay").contains("required"));
@@ -190,6 +251,37 @@ async fn bind_sends_every_setting() {
         serde_json::json!({"max_attempts": 2, "first_wait_ms": 50, "max_wait_ms": 300_000})
     );
     assert_eq!(json["ignore_principals"], serde_json::json!(["etl"]));
+}
+
+#[tokio::test]
+async fn a_result_that_would_come_after_its_event_is_refused_by_the_names_of_the_flags() {
+    let host = Host::new().await;
+    let said = async |flags: &str| host.run(&format!("{BIND} --async {flags}")).await.ended.unwrap_err();
+    let default = said("--await-result 25h").await;
+    for part in ["--await-result", "await_result_s", "90000 s", "--max-event-age", "24h when not given"] {
+        assert!(default.contains(part), "{part}: {default}");
+    }
+    let given = said("--await-result 2h --max-event-age 1h").await;
+    assert!(given.contains("3600 s)") && !given.contains("when not given"), "{given}");
+    let days = host
+        .run(&format!("{BIND} --async --await-result 3d --max-event-age 7d --wait 0s --json"))
+        .await
+        .json();
+    assert_eq!((&days["await_result_s"], &days["max_event_age_s"]), (&259_200.into(), &604_800.into()));
+}
+
+#[tokio::test]
+async fn what_the_api_says_of_a_field_names_its_flag() {
+    let host = Host::new().await;
+    for (flags, field, flag) in [
+        ("--timeout 1h", "timeout_ms", "--timeout"),
+        ("--max-attempts 0", "max_attempts", "--max-attempts"),
+        ("--max-event-age 90d", "max_event_age_s", "--max-event-age"),
+        ("--rate-limit 0", "rate_limit", "--rate-limit"),
+    ] {
+        let error = host.run(&format!("{BIND} {flags}")).await.ended.unwrap_err();
+        assert!(error.contains(field) && error.contains(&format!("{flag}: ")), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ impl Target {
 }
 
 /// Longest wait for a result, in seconds: a week.
-const MAX_AWAIT_S: u64 = 604_800;
+pub const MAX_AWAIT_S: u64 = 604_800;
 
 fn default_timeout_ms() -> u64 {
     30_000
