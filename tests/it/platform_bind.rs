@@ -38,7 +38,8 @@ pub(crate) async fn bind_follows_the_binding_until_it_is_active() {
     let triggerd = Receiver::start(answers.map(|(status, state)| (status, binding(state))).to_vec()).await;
     let (_folder, config) = config("http://127.0.0.1:9");
     let address = triggerd.url("");
-    let arguments = [&BIND[..], &["--mode", "async", "--storage", "nas", "--triggerd", &address]].concat();
+    let settings = ["--mode", "async", "--await-result", "10m", "--storage", "nas", "--triggerd", &address];
+    let arguments = [&BIND[..], &settings].concat();
     let (code, out, err) = command(&config, &arguments).await;
     assert_eq!(
         (code, out.as_str()),
@@ -53,9 +54,16 @@ pub(crate) async fn bind_follows_the_binding_until_it_is_active() {
     );
     let wanted = json!({
         "storage": "nas", "bucket": "photos", "events": ["s3:ObjectCreated:*"], "glob": "in/**/*.jpg",
-        "platform": "local", "function": "thumb", "mode": "async",
+        "platform": "local", "function": "thumb", "mode": "async", "await_result_s": 600,
     });
     assert_eq!(serde_json::from_slice::<Value>(&received[0].2).unwrap(), wanted);
+    for (settings, why) in [
+        (["--await-result", "10m", "--mode", "sync"], "is for --mode async"),
+        (["--await-result", "1500ms", "--mode", "async"], "whole seconds"),
+    ] {
+        let (code, _, err) = command(&config, &[&BIND[..], &settings].concat()).await;
+        assert!(code != 0 && err.contains("--await-result") && err.contains(why), "{err}");
+    }
 }
 
 pub(crate) async fn bind_fails_when_the_binding_is_rejected_and_says_why() {

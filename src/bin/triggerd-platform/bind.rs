@@ -45,6 +45,10 @@ pub(crate) struct Wanted {
     /// Whether triggerd waits for the function's result (sync), or hands the event over and is told later (async).
     #[arg(long, default_value = "sync", value_parser = ["sync", "async"])]
     mode: String,
+    /// With --mode async: wait for the result for this long, in whole seconds, and try again when the function has failed or
+    /// nothing has come. Without it, what this platform has accepted is delivered.
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    await_result: Option<u64>,
     /// The form in which the event is sent; triggerd's default when not given.
     #[arg(long, value_parser = ["cloudevents-binary", "cloudevents-structured", "s3-records"])]
     payload: Option<String>,
@@ -64,6 +68,15 @@ pub(crate) struct Ask {
     /// Print the binding as one line of JSON at each change.
     #[arg(long)]
     json: bool,
+}
+
+/// A time that is told in whole seconds.
+fn parse_seconds(text: &str) -> Result<u64, String> {
+    let time = parse_duration(text)?;
+    if time.subsec_nanos() != 0 {
+        return Err("it is counted in whole seconds: write for example 1s, 90s or 10m".to_owned());
+    }
+    Ok(time.as_secs())
 }
 
 /// triggerd's API, as this platform may use it.
@@ -119,6 +132,12 @@ pub(crate) async fn bind(config: &TriggerdConfig, bind: Wanted, ask: Ask) -> any
         if let Some(value) = value {
             wanted[field] = value.into();
         }
+    }
+    if let Some(wait) = bind.await_result {
+        if bind.mode != "async" {
+            bail!("--await-result is for --mode async; the result of a synchronous call comes on the call itself");
+        }
+        wanted["await_result_s"] = wait.into();
     }
     let triggerd = Triggerd::new(config, ask.url)?;
     let (_, binding) = triggerd.call(Method::POST, "/v1/bindings", Some(&wanted)).await?;
