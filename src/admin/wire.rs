@@ -128,6 +128,9 @@ pub struct DeadLetterSummary {
     /// How many calls were made without success, those that were no fault of the function included.
     #[serde(default)]
     pub tries: u32,
+    /// Whether its function has succeeded after all, after it was given up waiting for.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub succeeded_late: bool,
     /// How often it was replayed before.
     pub replays: u32,
     /// The event's storage.
@@ -154,6 +157,7 @@ impl From<&DeadLetter> for DeadLetterSummary {
             attempts: letter.attempts.len(),
             charged: delivery.attempts,
             tries: delivery.tries,
+            succeeded_late: letter.attempts.iter().any(|attempt| attempt.class == Class::Ok),
             replays: letter.replays,
             storage: event.storage.to_string(),
             bucket: event.bucket.clone(),

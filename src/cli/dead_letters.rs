@@ -13,7 +13,9 @@ use crate::{
     client::{Answer, Client, ClientError},
     domain::{
         clock::{Clock, SystemClock},
+        delivery::DeadReason,
         ids::DeliveryId,
+        outcome::Class,
     },
 };
 
@@ -112,6 +114,12 @@ fn attempts(charged: u32, tries: u32) -> String {
     if charged == tries { charged.to_string() } else { format!("{charged} ({tries} calls)") }
 }
 
+/// Why it was given up; marked where its function has succeeded since, so that a replay would run it again.
+fn reason(reason: DeadReason, succeeded_late: bool) -> String {
+    let mark = if succeeded_late { " (succeeded late)" } else { "" };
+    format!("{}{mark}", reason.as_str())
+}
+
 fn table(
     letters: &[DeadLetterSummary],
     request: &LetterRequest,
@@ -128,10 +136,10 @@ fn table(
                 letter.id.to_string(),
                 letter.died_at.to_string(),
                 format!("{}/{}", letter.platform, letter.function),
-                letter.reason.as_str().to_owned(),
+                reason(letter.reason, letter.succeeded_late),
                 attempts(letter.charged, letter.tries),
                 format!("{}/{}", letter.bucket, letter.key),
-                letter.detail.clone(),
+                letter.detail.trim_end().to_owned(),
             ]
         })
         .collect();
@@ -141,9 +149,10 @@ fn table(
 
 fn show(letter: &DeadLetterView, terminal: &mut Terminal) -> anyhow::Result<()> {
     let event = &letter.event;
+    let late = letter.attempts.iter().any(|attempt| attempt.class == Class::Ok);
     let lines = [
         ("delivery", letter.id.to_string()),
-        ("reason", format!("{}: {}", letter.reason.as_str(), letter.detail)),
+        ("reason", format!("{}: {}", reason(letter.reason, late), letter.detail.trim_end())),
         ("function", format!("{}/{}", letter.platform, letter.function)),
         ("binding", letter.binding.to_string()),
         ("event", format!("{} {}/{}/{}", event.name, event.storage, event.bucket, event.key)),
@@ -161,7 +170,7 @@ fn show(letter: &DeadLetterView, terminal: &mut Terminal) -> anyhow::Result<()> 
         .map(|attempt| {
             let status = attempt.status.map(|status| status.to_string()).unwrap_or_default();
             let at = format!("  {}", attempt.at);
-            [at, word(&attempt.class), status, millis(attempt.took_us), attempt.detail.clone()]
+            [at, word(&attempt.class), status, millis(attempt.took_us), attempt.detail.trim_end().to_owned()]
         })
         .collect();
     terminal.table(["  AT", "OUTCOME", "STATUS", "TOOK", "DETAIL"], &rows)?;

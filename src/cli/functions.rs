@@ -75,13 +75,17 @@ fn breaker(breaker: &BreakerView) -> String {
     }
 }
 
+/// Over a hundred years: what somebody else's clock or arithmetic has made.
+const ABSURD: u64 = 36_500 * 86_400;
+
 /// Seconds as a person says them: `90 s`, `9 min`, `5 h`, `3 d`.
 pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
         7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} d", seconds / 86_400),
+        172_800..ABSURD => format!("{} d", seconds / 86_400),
+        _ => "over 100 years".to_owned(),
     }
 }
 
@@ -102,7 +106,8 @@ mod tests {
 
     #[test]
     fn long_times_are_told_in_large_units() {
-        let told = [0, 119, 540, 7_199, 7_200, 172_800].map(span);
-        assert_eq!(told, ["0 s", "119 s", "9 min", "119 min", "2 h", "2 d"]);
+        let told = [0, 119, 540, 7_199, 7_200, 172_800, ABSURD - 1, ABSURD, u64::MAX].map(span);
+        let long = "over 100 years";
+        assert_eq!(told, ["0 s", "119 s", "9 min", "119 min", "2 h", "2 d", "36499 d", long, long]);
     }
 }

@@ -1,13 +1,14 @@
 //! The only place that writes to the terminal.
 //!
-//! Foreign text (keys, reasons, details) is written with its control characters escaped. A reader that goes away (`| head`)
+//! Foreign text (keys, reasons, details) is written with what would act on the terminal escaped (`telemetry::is_trick`), in JSON
+//! by JSON's own means. A reader that goes away (`| head`)
 //! ends the output quietly.
 
 use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::telemetry::excerpt;
+use crate::telemetry::{excerpt, is_trick};
 
 /// Longest cell of a table, in bytes.
 const MAX_CELL: usize = 1_100;
@@ -44,7 +45,8 @@ impl Terminal {
 
     /// A document, as `--json` prints it.
     pub(super) fn document(&mut self, document: &Value) -> io::Result<()> {
-        reader_gone(writeln!(self.out, "{document:#}").and_then(|()| self.out.flush()))
+        let written = writeln!(self.out, "{}", harmless_json(&format!("{document:#}")));
+        reader_gone(written.and_then(|()| self.out.flush()))
     }
 
     /// Bytes as they are, for a file or a program.
@@ -97,6 +99,20 @@ fn harmless_cell(text: &str) -> String {
     excerpt(text.as_bytes(), MAX_CELL).replace('\n', "\\n").replace('\t', "\\t")
 }
 
+/// The same document: outside of strings JSON has none of these but line feeds.
+fn harmless_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && is_trick(c) {
+            let mut units = [0; 2];
+            out.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::{Arc, Mutex};
@@ -143,6 +159,25 @@ pub(super) mod tests {
         let rows = [["ä".to_owned(), "x\n\x1b[31mred".to_owned()], ["longer".to_owned(), String::new()]];
         terminal.table(["ONE", "TWO"], &rows).unwrap();
         assert_eq!(written.text(), "ONE     TWO\nä       x\\n\\u{1b}[31mred\nlonger\n");
+    }
+
+    #[test]
+    fn what_turns_the_direction_of_writing_is_escaped_in_tables_lines_and_json() {
+        let (out, err) = (Written::default(), Written::default());
+        let mut terminal = Terminal::new(Box::new(out.clone()), Box::new(err.clone()), true);
+        let foreign = "in/\u{202e}gpj.exe\u{2069}\u{9b}31m\u{7f}";
+        terminal.table(["KEY"], &[[foreign.to_owned()]]).unwrap();
+        terminal.line(foreign).unwrap();
+        terminal.aside(foreign).unwrap();
+        let document = serde_json::json!({"key": foreign, "plain": "ä"});
+        let shown = out.text().len();
+        terminal.document(&document).unwrap();
+        let json = out.text().split_off(shown);
+        assert!(json.contains("in/\\u202egpj.exe\\u2069\\u009b31m\\u007f") && json.contains('ä'), "{json}");
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), document, "it says the same");
+        let all = out.text() + &err.text();
+        assert!(all.chars().all(|c| c == '\n' || !is_trick(c)), "{all:?}");
+        assert_eq!(all.matches("in/\\u{202e}gpj.exe").count(), 3);
     }
 
     #[test]

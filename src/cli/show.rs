@@ -13,6 +13,7 @@ use super::{
     Ended,
     args::{BindingsArgs, MatchArgs, NodesArgs, OutcomesArgs},
     bind::step_line,
+    functions::span,
     output::Terminal,
 };
 
@@ -216,9 +217,12 @@ pub(super) async fn outcomes(
     Ok(Ended::Done)
 }
 
-/// Microseconds as milliseconds, for a person.
+/// Microseconds for a person: milliseconds up to a minute, then as [`span`] has it.
 pub(super) fn millis(micros: u64) -> String {
-    format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100)
+    match micros {
+        0..60_000_000 => format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100),
+        _ => span(micros / 1_000_000),
+    }
 }
 
 /// `nodes`.
@@ -244,9 +248,20 @@ pub(super) async fn nodes(
         .map(|node| {
             let name = if node.this { format!("{} (this one)", node.name) } else { node.name.clone() };
             let url = node.admin_url.clone().unwrap_or_default();
-            [name, node.revision.to_string(), format!("{} s ago", node.silent_for_s), url]
+            [name, node.revision.to_string(), format!("{} ago", span(node.silent_for_s)), url]
         })
         .collect();
     terminal.table(["NAME", "REVISION", "HEARD OF", "ADMIN API"], &rows)?;
     Ok(Ended::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_every_size_are_short_and_in_units_that_fit() {
+        let told = [1_250, 59_999_999, 60_000_000, 600_000_000, u64::MAX].map(millis);
+        assert_eq!(told, ["1.2 ms", "59999.9 ms", "60 s", "10 min", "over 100 years"]);
+    }
 }

@@ -19,6 +19,7 @@ use crate::{
         binding::{State, Step, StepName, StepState},
         clock::Timestamp,
         ids::{BindingId, DeliveryId, EventId},
+        outcome::{Attempt, Class},
         spec::BindingSpec,
     },
     telemetry::RecentOutcome,
@@ -399,6 +400,43 @@ async fn dead_letters_are_listed_shown_replayed_and_discarded() {
     );
     host.run("dead-letters discard --all --why trial").await.done();
     assert!(host.world.letters.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_function_succeeded_late_is_marked() {
+    let host = Host::new().await;
+    let id = host.bound().await;
+    let [late, lost] = ["in/late", "in/lost"].map(|key| host.world.bury(id, "local", key));
+    {
+        let mut letters = host.world.letters.lock().unwrap();
+        let letter = letters.get_mut(&late).unwrap();
+        letter.attempts[0].detail = "out of ideas\nreally\n".into();
+        letter.detail = "8 attempts failed: out of ideas\n".into();
+        let came = Attempt {
+            class: Class::Ok,
+            detail: "attempt 1 succeeded late: done\n".into(),
+            ..letter.attempts[0].clone()
+        };
+        letter.attempts.push(came);
+    }
+    let table = host.run("dead-letters list").await;
+    for (id, marked) in [(late, true), (lost, false)] {
+        let line = table.done().lines().find(|line| line.starts_with(&id.to_string())).unwrap();
+        assert_eq!(line.contains("attempts_exhausted (succeeded late)"), marked, "{line}");
+    }
+    assert!(table.out.lines().all(|line| !line.ends_with("\\n")), "{}", table.out);
+    let shown = host.run(&format!("dead-letters show {late}")).await;
+    assert!(shown.done().contains("attempts_exhausted (succeeded late): 8 attempts"), "{}", shown.out);
+    assert!(shown.out.contains("out of ideas\\nreally\n"), "{}", shown.out);
+    assert!(shown.out.lines().all(|line| !line.ends_with("\\n")), "{}", shown.out);
+    let json = host.run("dead-letters list --json").await.json();
+    let marks: BTreeMap<_, _> = json["dead_letters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|letter| (letter["id"].as_str().unwrap().to_owned(), letter["succeeded_late"] == true))
+        .collect();
+    assert_eq!(marks, BTreeMap::from([(late.to_string(), true), (lost.to_string(), false)]));
 }
 
 #[tokio::test]

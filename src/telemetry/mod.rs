@@ -35,12 +35,20 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// Foreign text cut to at most `limit` bytes at a character boundary, control characters shown escaped.
+/// Whether a terminal does something with this character instead of showing it: control characters, separators of lines, and
+/// those that turn the direction of writing, by which a text shows as another.
+pub fn is_trick(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Foreign text cut to at most `limit` bytes at a character boundary; what [`is_trick`] is shown escaped, except line feeds
+/// and tabs.
 pub fn excerpt(text: &[u8], limit: usize) -> String {
     let text = String::from_utf8_lossy(&text[..text.len().min(limit)]);
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
+        if is_trick(c) && c != '\n' && c != '\t' {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -60,5 +68,12 @@ mod tests {
     fn foreign_text_is_cut_and_made_harmless() {
         assert_eq!(excerpt(b"a\x1b[31mb", 100), "a\\u{1b}[31mb");
         assert!(excerpt("ä".repeat(100).as_bytes(), 11).len() <= 14);
+        assert_eq!(excerpt("in/\u{202e}gpj.exe".as_bytes(), 100), "in/\\u{202e}gpj.exe");
+        assert_eq!(
+            excerpt("\u{2066}a\u{2069}\u{85}\u{2028}".as_bytes(), 100),
+            "\\u{2066}a\\u{2069}\\u{85}\\u{2028}"
+        );
+        let plain = "שלום, na\u{ef}ve \u{1f469}\u{200d}\u{1f52c} \u{4e2d}";
+        assert_eq!(excerpt(plain.as_bytes(), 100), plain, "letters of any script are as they are");
     }
 }

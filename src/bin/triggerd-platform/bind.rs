@@ -135,7 +135,9 @@ pub(crate) async fn bind(config: &TriggerdConfig, bind: Wanted, ask: Ask) -> any
     }
     if let Some(wait) = bind.await_result {
         if bind.mode != "async" {
-            bail!("--await-result is for --mode async; the result of a synchronous call comes on the call itself");
+            bail!(
+                "--await-result is for --mode async; the result of a synchronous call comes on the call itself"
+            );
         }
         wanted["await_result_s"] = wait.into();
     }
