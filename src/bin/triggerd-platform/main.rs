@@ -62,7 +62,7 @@ enum Command {
     /// Ask triggerd to bind events of a bucket to a function of this platform, and follow the binding.
     Bind {
         #[command(flatten)]
-        bind: bind::Wanted,
+        bind: Box<bind::Wanted>,
         #[command(flatten)]
         ask: bind::Ask,
     },
@@ -99,7 +99,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         || config.triggerd.as_ref().context("the config has no [triggerd] section, which this command needs");
     match cli.command {
         Command::Serve => serve::serve(config).await.map(|()| ExitCode::SUCCESS),
-        Command::Bind { bind, ask } => bind::bind(triggerd()?, bind, ask).await,
+        Command::Bind { bind, ask } => bind::bind(triggerd()?, *bind, ask).await,
         Command::Unbind { id, ask } => bind::unbind(triggerd()?, &id, ask).await,
         Command::Rules => {
             for stored in rules::Rules::open(&config.state_dir)?.all() {
