@@ -119,12 +119,13 @@ Outcomes:
   ok                 the function succeeded; DETAIL is the beginning of its result
   accepted           the platform took the event, and runs the function later (--async)
   callback_succeeded, callback_failed
-                     what the platform reported of such a function. With --await-result success settles the delivery,
-                     and a failure is tried again as function_fault is; without it, nothing more comes of either
-  no_result          the platform reported nothing for as long as --await-result says; tried again as function_fault is
-  callback_late      the function succeeded after its delivery was given up; the dead letter says so, too
+                     what the platform reported of such a function. With --await-result success
+                     settles the delivery, and a failure is tried again as function_fault is;
+                     without it, nothing more comes of either
+  no_result          nothing was reported within --await-result; tried again as function_fault is
+  callback_late      the function succeeded after its delivery was given up; see the dead letter
   handler_accepted, handler_ok, …
-                     what came of giving a dead letter to its --dead-letter-function, in the words of this list
+                     what came of giving a dead letter to its --dead-letter-function
   unmatched          no binding fires for this event; `triggerd match` says why
   function_fault     the function failed; tried again until its attempts are used up
   throttled          the platform had no room; tried again, costs no attempt

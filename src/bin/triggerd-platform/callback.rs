@@ -163,4 +163,17 @@ mod tests {
         assert_eq!(pauses.next(Some(Duration::from_millis(1))), Duration::from_millis(500));
         assert_eq!(pauses.next(Some(Duration::from_hours(24))), LONGEST_ASKED, "the report would be lost");
     }
+
+    #[tokio::test]
+    async fn an_answer_says_why_and_how_long_to_wait() {
+        let answer = |after: &str, body: String| {
+            Response::from(http::Response::builder().header("retry-after", after).body(body).unwrap())
+        };
+        assert_eq!(retry_after(&answer("7", String::new())), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after(&answer("Sun, 22 Nov 2026 05:00:00 GMT", String::new())), None);
+        let problem = serde_json::json!({"title": "No", "detail": "the disk fails"}).to_string();
+        assert_eq!(reason(answer("1", problem)).await, "the disk fails");
+        assert_eq!(reason(answer("1", " \n".into())).await, "no reason given");
+        assert_eq!(reason(answer("1", "ä".repeat(100_000))).await, "ä".repeat(MAX_REASON));
+    }
 }

@@ -84,10 +84,22 @@ pub(crate) struct Jobs {
     functions: Arc<BTreeMap<String, Arc<Function>>>,
     rules: Arc<Rules>,
     caller: Caller,
-    /// The files that a task sees to; no more than the functions' backlogs hold.
-    seen_to: Mutex<HashSet<String>>,
+    /// The files that a task or a request sees to; no more than the functions' backlogs hold.
+    claimed: Mutex<HashSet<String>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// The right to see to a file, given back when it is dropped.
+struct Claim {
+    jobs: Arc<Jobs>,
+    file: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.jobs.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.file);
+    }
 }
 
 impl Invocation {
@@ -143,7 +155,7 @@ impl Jobs {
         stop: CancellationToken,
     ) -> Self {
         let (folder, tasks) = (state_dir.join("jobs"), TaskTracker::new());
-        Self { folder, functions, rules, caller, seen_to: Mutex::default(), tasks, stop }
+        Self { folder, functions, rules, caller, claimed: Mutex::default(), tasks, stop }
     }
 
     /// Takes up what an earlier run of this platform accepted and did not finish; each has its place in the
@@ -151,8 +163,8 @@ impl Jobs {
     pub(crate) fn resume(self: &Arc<Self>) -> io::Result<()> {
         for file in durable::names(&self.folder)? {
             let room = self.function(&file).and_then(|one| Arc::clone(&one.backlog).try_acquire_owned().ok());
-            if self.see_to_it_first(&file) {
-                self.start(file, room);
+            if let Some(claim) = self.claim(&file) {
+                self.start(claim, room);
             }
         }
         Ok(())
@@ -169,7 +181,10 @@ impl Jobs {
     ) -> io::Result<bool> {
         let file = invocation.file();
         let mut looks = 0..LOOKS;
-        while !self.see_to_it_first(&file) {
+        let claim = loop {
+            if let Some(claim) = self.claim(&file) {
+                break claim;
+            }
             if self.is_kept(file.clone()).await? {
                 return Ok(true);
             }
@@ -177,19 +192,18 @@ impl Jobs {
                 return Ok(false);
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
-        let job = Job { invocation, callback_url, report: None, ended_at: 0 };
-        // What lies there without a task was given back after a failure of the disk, perhaps with its report.
-        let kept = match self.is_kept(file.clone()).await {
-            Ok(false) => self.save(&file, &job).await,
-            other => other.map(|_| ()),
         };
-        if let Err(error) = kept {
-            self.no_longer_seen_to(&file);
-            return Err(error);
-        }
-        self.start(file, Some(room));
-        Ok(true)
+        // A task of its own: a caller that goes away meanwhile does not leave a file that nobody sees to.
+        let jobs = Arc::clone(self);
+        let kept = self.tasks.spawn(async move {
+            // What lies there unclaimed is of a disk that failed; perhaps with its report.
+            if !jobs.is_kept(file.clone()).await? {
+                jobs.save(&file, &Job { invocation, callback_url, report: None, ended_at: 0 }).await?;
+            }
+            jobs.start(claim, Some(room));
+            Ok(true)
+        });
+        kept.await.map_err(io::Error::other)?
     }
 
     /// Whether the file is there, on the disk for good.
@@ -205,13 +219,10 @@ impl Jobs {
         .await
     }
 
-    /// Whether nobody sees to this file yet; from now on somebody does.
-    fn see_to_it_first(&self, file: &str) -> bool {
-        self.seen_to.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned())
-    }
-
-    fn no_longer_seen_to(&self, file: &str) {
-        self.seen_to.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
+    /// The right to see to this file; none while another has it.
+    fn claim(self: &Arc<Self>, file: &str) -> Option<Claim> {
+        let first = self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned());
+        first.then(|| Claim { jobs: Arc::clone(self), file: file.to_owned() })
     }
 
     /// No new job begins; returns when those that are running have ended.
@@ -220,14 +231,14 @@ impl Jobs {
         self.tasks.wait().await;
     }
 
-    fn start(self: &Arc<Self>, file: String, room: Option<OwnedSemaphorePermit>) {
+    fn start(self: &Arc<Self>, claim: Claim, room: Option<OwnedSemaphorePermit>) {
         let jobs = Arc::clone(self);
         self.tasks.spawn(async move {
-            if let Err(error) = jobs.see_to(&file).await {
+            if let Err(error) = jobs.see_to(&claim.file).await {
+                let file = &claim.file;
                 tracing::error!(file, %error, "a job could not be finished; it is taken up again at the next start");
             }
-            jobs.no_longer_seen_to(&file);
-            drop(room);
+            drop((claim, room));
         });
     }
 
