@@ -174,7 +174,11 @@ pub(super) fn queue_options(config: &Config, migrate: bool) -> QueueOptions {
     }
 }
 
-pub(super) async fn open_local(state_dir: &Path, is_copy: bool, migrate: bool) -> anyhow::Result<Arc<SqliteRelations>> {
+pub(super) async fn open_local(
+    state_dir: &Path,
+    is_copy: bool,
+    migrate: bool,
+) -> anyhow::Result<Arc<SqliteRelations>> {
     let path = state_dir.join("relations.db");
     let role = if is_copy { Role::Mirror } else { Role::Authority };
     let opened = if migrate {
