@@ -4,7 +4,7 @@
 //! for it, and an attempt costs next to nothing. So is one that gave us what we could not make safe or take in: behind
 //! that wait the events of functions that are well (docs/adr/0080). A broker that answers and wants none of us is left
 //! alone for longer. Three short connections in a row may be a second client of our id or a bad network; the pause is
-//! between the two.
+//! between the two. Where none was to be had at all, no other client is to blame.
 
 use std::time::Duration;
 
@@ -66,7 +66,8 @@ impl Reconnect {
             self.short_lives += 1;
         }
         self.tries = self.tries.saturating_add(1);
-        let taken_over = cause == Cause::TakenOver || self.short_lives >= SUSPICIOUS;
+        let none_to_be_had = cause == Cause::Lost && stood.is_none();
+        let taken_over = cause == Cause::TakenOver || self.short_lives >= SUSPICIOUS && !none_to_be_had;
         let start = Timestamp::default();
         let jittered = |policy: RetryPolicy, tries| policy.next(start, tries, entropy, None).since(start);
         let once_to_twice = |least: Duration| {
@@ -137,6 +138,8 @@ mod tests {
         assert!(!told(Cause::Closed, SHORT));
         assert!(told(Cause::Closed, SHORT));
         assert!(told(Cause::Closed, SHORT), "it lasts until a connection stands");
+        assert!(!told(Cause::Lost, None), "nobody took what was not to be had");
+        assert!(told(Cause::Closed, SHORT));
         assert!(!told(Cause::Closed, Some(STABLE)));
         assert!(!told(Cause::Closed, SHORT));
     }
