@@ -46,8 +46,8 @@ const UNRECORDED: usize = 4 * BATCH;
 
 /// Whether a delivery that came due can be tried.
 pub(super) enum Fit {
-    /// With this binding.
-    Try(Arc<Binding>),
+    /// With this binding, by this permit.
+    Try(Arc<Binding>, LanePermit),
     /// It awaited the result of an attempt, which has ended so.
     Overdue(Box<Made>),
     /// Not now; when it is due again, if at all.
@@ -229,13 +229,12 @@ impl Dispatcher {
 
     /// Tries a parked delivery, or holds or buries it, as its binding is now.
     pub(super) async fn parked(&self, delivery: Delivery, permit: LanePermit, running: Running) {
-        let due = match self.fit_to_try(&delivery).await {
-            Ok(Fit::Try(binding)) => {
+        let due = match self.fit_to_try(&delivery, permit).await {
+            Ok(Fit::Try(binding, permit)) => {
                 let made = self.attempt(&binding, &delivery, permit).await;
                 return self.record_parked(&delivery, made, running).await;
             }
             Ok(Fit::Overdue(made)) => {
-                drop(permit);
                 return self.record_parked(&delivery, *made, running).await;
             }
             Ok(Fit::Later(due)) => due,
@@ -245,24 +244,27 @@ impl Dispatcher {
             }
         };
         let lane = Arc::clone(&running.lane);
-        drop((running, permit));
+        drop(running);
         match due {
             Some(due) => lane.note_parked(due),
             None => lane.count(Count::Settled, self.inner.parts.clock.monotonic()),
         }
     }
 
-    /// The binding to try a delivery with, or what was recorded in its stead.
-    async fn fit_to_try(&self, delivery: &Delivery) -> Result<Fit, QueueError> {
+    /// The binding to try a delivery with, or what was recorded in its stead: without the permit, which others can use
+    /// while the disk takes its time.
+    async fn fit_to_try(&self, delivery: &Delivery, permit: LanePermit) -> Result<Fit, QueueError> {
         let parts = &self.inner.parts;
         let now = parts.clock.now();
         let binding = match parts.bindings.binding(delivery.binding).await {
             Ok(Some(binding)) => binding,
             Ok(None) => {
+                drop(permit);
                 self.bury_parked(delivery, DeadReason::Unbound, None).await?;
                 return Ok(Fit::Later(None));
             }
             Err(error) => {
+                drop(permit);
                 tracing::error!(error = %Chain(error.as_ref()), binding = %delivery.binding,
                     "the local relations cannot be read; its deliveries wait");
                 return self.put_off(delivery, now.plus(PERIOD), false).await;
@@ -278,19 +280,22 @@ impl Dispatcher {
             }
         }
         if let Some(since) = delivery.awaiting {
+            drop(permit);
             return match self.grace(since).filter(|until| *until > now) {
                 Some(until) => self.put_off(delivery, until, false).await,
                 None => self.overdue(&binding, delivery).await,
             };
         }
         if !matches!(binding.state, State::Armed | State::Active) {
+            drop(permit);
             return self.hold_back(delivery, now).await;
         }
         if is_too_old(delivery, &binding.spec, now) {
+            drop(permit);
             self.bury_parked(delivery, DeadReason::TooOld, None).await?;
             return Ok(Fit::Later(None));
         }
-        Ok(Fit::Try(binding))
+        Ok(Fit::Try(binding, permit))
     }
 
     /// Held: degraded and paused until the binding is well again, unbinding until the reconciler clears it.

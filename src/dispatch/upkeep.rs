@@ -143,9 +143,9 @@ impl Dispatcher {
         if wait <= RetryPolicy::LEAST_LONGEST {
             return Ok(false);
         }
+        // No binding fires a handler function; it is asked once an hour, at least.
         let limits = parts.bindings.function_limits(&backlog.function).await;
-        let longest =
-            limits.map_or(RetryPolicy::longest(RetryPolicy::MAX_WAIT_MS), |limits| limits.longest_wait);
+        let longest = limits.map_or(RetryPolicy::LEAST_LONGEST, |limits| limits.longest_wait);
         if wait <= longest {
             return Ok(false);
         }

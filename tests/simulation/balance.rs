@@ -129,8 +129,10 @@ impl State {
         }
         // Cleared after the pump has read it and before its call, it is on disk as a dead letter. (To call it is no fault: a call
         // that began a moment sooner could not be taken back either, and what it comes to finds no row. Seeds 7799, 7815.)
-        let is_new =
-            track.answered_well == 0 && !on_disk && !is_dead && !excused && track.recorded_now.is_none();
+        // Discarded by that, it is nowhere. (Seed 50528.)
+        let just_forgotten = track.silent_from.is_some_and(|from| elapsed <= from);
+        let is_gone = is_dead || just_forgotten || track.recorded_now.is_some();
+        let is_new = track.answered_well == 0 && !on_disk && !is_gone && !excused;
         if only_once && is_new {
             wrong.push("its source never redelivers, and it is fired before it is on disk".to_owned());
         }
@@ -219,7 +221,10 @@ impl State {
         let of_life = |calls: &BTreeSet<u32>| calls.range(letter.delivery.earlier + 1..).count();
         let is_right = match letter.reason {
             DeadReason::TooOld => self.books.unseen_jump,
-            DeadReason::Permanent => of_life(&track.permanent) > 0 || of_life(&track.broken) > 1,
+            DeadReason::Permanent => {
+                let broken = track.broken.iter().filter(|number| **number > letter.delivery.earlier);
+                of_life(&track.permanent) > 0 || broken.count() > 1
+            }
             DeadReason::AttemptsExhausted => {
                 of_life(&track.function_faults) >= binding.spec.retry.max_attempts as usize
             }

@@ -81,7 +81,9 @@ pub(crate) struct Track {
     /// The numbers of the calls that were answered so; none of them is the number of a call in another life.
     pub(crate) function_faults: BTreeSet<u32>,
     pub(crate) permanent: BTreeSet<u32>,
-    pub(crate) broken: BTreeSet<u32>,
+    /// Each call that was answered so: a repeat of its event, fired from memory after a restart, has the number of the row's
+    /// first, and what was inspected between the two is judged by both. (Seed 39036.)
+    pub(crate) broken: Vec<u32>,
     /// The good answers are counted from then.
     pub(crate) replay: Replay,
     /// Its last life ([`triggerd::domain::delivery::Delivery::earlier`]).
@@ -365,7 +367,7 @@ impl Books {
             }
             Some(Class::FunctionFault) => drop(track.function_faults.insert(number)),
             Some(Class::Permanent) => drop(track.permanent.insert(number)),
-            Some(Class::BindingBroken) => drop(track.broken.insert(number)),
+            Some(Class::BindingBroken) => track.broken.push(number),
             _ => (),
         }
     }
