@@ -16,8 +16,9 @@
 //!
 //! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once, 256 connections, none of them without
 //! progress for more than a minute; pages are limited. No body is read before everything that its head can say was judged:
-//! the bearer token; a result's token, and that it is signed, now; a confirmation's binding, and the same. So a stranger
-//! holds no place. Who merely knows a binding's id may begin confirmations: of these 32 at once, for 10 seconds. Every error is a problem document (RFC 9457) that says what
+//! the bearer token; a result's token, and that its headers have the form of signed ones; a confirmation's binding, the
+//! same, and that it was signed now. So a stranger holds no place. Who merely knows a binding's id may begin
+//! confirmations: of these 32 at once, for 10 seconds. Every error is a problem document (RFC 9457) that says what
 //! to do. No secret is ever part of an answer.
 
 mod access;

@@ -179,6 +179,11 @@ impl Lane {
         state.places = wanted;
     }
 
+    /// How many calls at once its function's bindings allow.
+    pub fn at_once(&self) -> usize {
+        self.state().concurrency.limit() as usize
+    }
+
     /// A permit, when there is one now; a probe where the breaker asks for one.
     pub fn try_permit(self: &Arc<Self>, now: Duration) -> Result<LanePermit, Refused> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refused::Busy)?;

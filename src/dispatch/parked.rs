@@ -142,8 +142,7 @@ impl Dispatcher {
     async fn serve(&self, lane: &Arc<Lane>, now: Timestamp) -> Result<(), QueueError> {
         let queue = &self.inner.parts.queue;
         let monotonic = self.inner.parts.clock.monotonic();
-        let at_once = lane.flow(now, monotonic).concurrency_limit as usize;
-        if self.pass_over(lane).len() >= at_once.saturating_add(UNRECORDED) {
+        if self.pass_over(lane).len() >= lane.at_once().saturating_add(UNRECORDED) {
             // Woken by the end of any of them.
             lane.looked(true, None);
             return Ok(());

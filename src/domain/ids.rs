@@ -109,8 +109,11 @@ impl DeliveryId {
 
 impl DeliveryId {
     /// The delivery of a dead letter to the function that handles dead letters; another for each time that it dies.
-    pub fn of_letter(letter: Self, replays: u32) -> Self {
-        Self(hash(&[b"triggerd dead letter 1", &letter.0, &replays.to_be_bytes()]))
+    ///
+    /// The moment tells them apart, for a count of replays begins anew where the letter was dropped and its event
+    /// came again: what is written down late of the first delivery must not settle the second.
+    pub fn of_letter(letter: Self, died_at: Timestamp) -> Self {
+        Self(hash(&[b"triggerd dead letter 2", &letter.0, &died_at.as_micros().to_be_bytes()]))
     }
 }
 

@@ -105,12 +105,12 @@ impl Batch<'_> {
     pub(super) async fn hand_over(&mut self, letters: &[Handover], upto: i64) -> Result<Step, sqlx::Error> {
         let mut parked = 0;
         for Handover { letter, function, now } in letters {
-            let found: Option<(i64, u32)> =
-                sqlx::query_as("SELECT seq, replays FROM dead_letter WHERE id = ?1")
+            let found: Option<(i64, i64)> =
+                sqlx::query_as("SELECT seq, died_at FROM dead_letter WHERE id = ?1")
                     .bind(&letter.as_bytes()[..])
                     .fetch_optional(&mut *self.conn)
                     .await?;
-            let Some((seq, replays)) = found else { continue };
+            let Some((seq, died_at)) = found else { continue };
             // Its event is there already; the row itself is all that it weighs.
             let weight = Stored::OVERHEAD;
             if self.beyond(weight, self.limits.max_bytes) {
@@ -126,7 +126,7 @@ impl Batch<'_> {
                  ON CONFLICT (id) DO NOTHING",
             )
             .bind(&letter.as_bytes()[..])
-            .bind(&DeliveryId::of_letter(*letter, replays).as_bytes()[..])
+            .bind(&DeliveryId::of_letter(*letter, Timestamp::from_micros(died_at)).as_bytes()[..])
             .bind(number)
             .bind(now.as_micros())
             .bind(to_i64(weight))

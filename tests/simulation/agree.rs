@@ -91,8 +91,9 @@ impl Pair {
         let one = delivery(chance.below(12));
         let (mut id, binding, of) = (one.id, one.binding, one.function.clone());
         // Some of it is asked of the delivery to a handler function that was made of this one's letter.
-        let handler = DeliveryId::of_letter(id, u32::try_from(chance.below(2)).unwrap());
-        if disk.rows.contains_key(&handler) && chance.percent(40) {
+        let handler =
+            disk.rows.values().map(|row| &row.delivery).find(|row| row.letter == Some(id)).map(|row| row.id);
+        if let Some(handler) = handler.filter(|_| chance.percent(40)) {
             id = handler;
         }
         let (due, held) = (at(chance.below(100)), chance.percent(30));
@@ -109,7 +110,7 @@ impl Pair {
                 ("retry", both(&disk.retry(retry.clone()), &queue.retry(retry).await.unwrap()))
             }
             7 => {
-                let one = Delivery { id, letter: (id == handler).then_some(one.id), ..one };
+                let one = Delivery { id, letter: (Some(id) == handler).then_some(one.id), ..one };
                 let letter = given_up(known_as(disk, one, chance), DeadReason::Permanent, (due, attempted));
                 ("bury", both(&disk.bury(letter.clone()), &queue.bury(letter).await))
             }

@@ -77,7 +77,7 @@ impl State {
             if binding.is_none_or(|binding| binding.spec.dead_letter_function.is_none()) {
                 continue;
             }
-            let handler = DeliveryId::of_letter(*id, letter.replays);
+            let handler = DeliveryId::of_letter(*id, letter.died_at);
             // A jump that nobody saw may have made it too old.
             let was_given = self.books.handed.contains_key(&handler)
                 || self.disk.rows.contains_key(&handler)

@@ -160,7 +160,7 @@ impl Disk {
                 self.handed = self.handed.max(position - 1);
                 return Err(QueueError::Full { bytes: 0 });
             }
-            let id = DeliveryId::of_letter(letter, dead.replays);
+            let id = DeliveryId::of_letter(letter, dead.died_at);
             if self.rows.contains_key(&id) {
                 continue;
             }

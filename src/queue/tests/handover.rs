@@ -34,7 +34,7 @@ async fn each_letter_is_handed_over_once_whatever_is_done_twice_or_cut_off() {
     let due = handlers_due(&f).await;
     assert_eq!(due.len(), 2);
     assert_eq!(due[0].letter, Some(delivery(0, "f").id));
-    assert_eq!((due[0].id, due[0].attempts), (DeliveryId::of_letter(delivery(0, "f").id, 0), 0));
+    assert_eq!((due[0].id, due[0].attempts), (DeliveryId::of_letter(delivery(0, "f").id, at(1)), 0));
     assert_eq!(due[0].event.key, delivery(0, "f").event.key);
 }
 
@@ -51,7 +51,23 @@ async fn a_letter_that_is_gone_is_passed_and_one_that_dies_again_is_new() {
     let again = f.queue.unhanded(9).await.unwrap();
     assert_eq!((again.letters.len(), again.upto), (1, Some(upto + 1)));
     assert_eq!(f.queue.hand_over(vec![handover(id)], upto + 1).await.unwrap(), 1);
-    assert_eq!(handlers_due(&f).await[0].id, DeliveryId::of_letter(id, 1));
+    assert_eq!(handlers_due(&f).await[0].id, DeliveryId::of_letter(id, at(3)));
+}
+
+#[tokio::test]
+async fn what_is_recorded_late_of_one_hand_over_leaves_the_next_alone() {
+    let f = Fixture::new().await;
+    let id = delivery(1, "f").id;
+    f.queue.bury(letter(delivery(1, "f"), at(1))).await.unwrap();
+    f.queue.hand_over(vec![handover(id)], 1).await.unwrap();
+    let first = handlers_due(&f).await[0].id;
+    // Dropped for good while its handler is being called; and the same event comes again, and dies again.
+    assert!(f.queue.discard(id).await.unwrap());
+    f.queue.bury(letter(delivery(1, "f"), at(2))).await.unwrap();
+    f.queue.hand_over(vec![handover(id)], 2).await.unwrap();
+    f.queue.delivered(first).await.unwrap();
+    let due = handlers_due(&f).await;
+    assert_eq!((due.len(), due[0].id, due[0].letter), (1, DeliveryId::of_letter(id, at(2)), Some(id)));
 }
 
 #[tokio::test]
