@@ -9,7 +9,7 @@ PACKAGES := build-essential ca-certificates curl libssl-dev openssl pkg-config u
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # `make test`, in this order. Each is a target of its own.
-STAGES := deps servers format lint build unit fuzz-short simulation demo integration mutations
+STAGES := deps servers format lint build unit fuzz-short simulate demo integration mutations
 
 .PHONY: help
 help: ## List the tasks
@@ -58,15 +58,11 @@ build: ## Build everything, the tests too
 unit: ## Run the unit tests
 	cargo test --locked --lib --bins
 
-.PHONY: simulation
-simulation: ## Run the core under simulated crashes and faults, as many seeds as fit in a minute or so
-	SIMULATE_SECONDS=$${SIMULATE_SECONDS:-75} cargo test --quiet --locked --test simulation
-
 SEEDS ?= 10000
 PROFILE ?= dev
 
 .PHONY: simulate
-simulate: ## The same with SEEDS=n seeds (PROFILE=release for many), or replay SEED=x with everything that happens
+simulate: ## Run the core under simulated crashes and faults, 10,000 seeds or SEEDS=n (PROFILE=release for many), or replay SEED=x
 	SEEDS=$(SEEDS) SEED=$(SEED) cargo test --quiet --locked --profile $(PROFILE) --test simulation
 
 .PHONY: mutations

@@ -98,7 +98,7 @@ impl Pair {
         }
         let (due, held) = (at(chance.below(100)), chance.percent(30));
         let attempted = chance.percent(50).then(|| attempt(chance));
-        let (name, answers) = match chance.below(22) {
+        let (name, answers) = match chance.below(23) {
             0..4 => {
                 let park = Park { delivery: one, due, held, attempt: attempted, ticket: Ticket::default() };
                 ("park", both(&disk.park(park.clone()), &queue.park(park).await))
@@ -157,6 +157,10 @@ impl Pair {
                 disk.skew = due.as_micros();
                 queue.keep_skew(due.as_micros()).await.unwrap();
                 ("keep_skew", both(&disk.skew, &queue.skew().await.unwrap()))
+            }
+            21 => {
+                let heir = binding_id(u8::try_from(chance.below(3)).unwrap());
+                ("rebind", both(&disk.rebind(id, heir), &queue.rebind(id, heir).await.unwrap()))
             }
             _ => ("next_due", both(&disk.next_due(&of, &[id]), &queue.next_due(&of, &[id]).await.unwrap())),
         };

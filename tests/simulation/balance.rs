@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use triggerd::{
     domain::{
+        clock::Timestamp,
         delivery::{DeadReason, Delivery, FunctionRef},
         ids::DeliveryId,
     },
@@ -87,14 +88,11 @@ impl State {
     /// What is wrong with a call of a binding's own function.
     fn function_called(&mut self, call: &Call<'_>, number: u32, excused: bool) -> Vec<String> {
         let (delivery, binding) = (call.delivery, call.binding);
-        let mut wrong = Vec::new();
+        let mut wrong = self.ill_timed(call, excused);
         let elapsed = self.elapsed();
-        let row = self.disk.rows.get(&delivery.id);
-        let on_disk = row.is_some();
+        let on_disk = self.disk.rows.contains_key(&delivery.id);
         let is_dead = self.disk.dead.contains_key(&delivery.id);
-        let early = row.map_or(Duration::ZERO, |row| row.due.since(self.steady()));
         let books = &mut self.books;
-        let unseen_jump = books.unseen_jump;
         let other = books.tracks.iter().find(|(id, track)| {
             **id != delivery.id && track.event == number && track.binding == binding.id.as_bytes()[0]
         });
@@ -116,11 +114,6 @@ impl State {
         }
         // A repeat of an event of before the restart is not known any more.
         let excused = excused || track.row_before;
-        // A repeat of its event fires it anew, with no tries before.
-        let waited = delivery.tries > 0 || !excused;
-        if waited && early > EARLY + elapsed / 20 && !unseen_jump {
-            wrong.push(format!("fired {early:?} before its time"));
-        }
         if let (Some(verb), false) = (track.recorded_now, excused) {
             wrong.push(format!("an attempt after its end was recorded ({verb})"));
         }
@@ -147,6 +140,42 @@ impl State {
             wrong.push("its function changed".to_owned());
         }
         wrong
+    }
+
+    /// What is wrong with the moment of a call of a binding's own function.
+    fn ill_timed(&self, call: &Call<'_>, excused: bool) -> Vec<String> {
+        let (delivery, books, elapsed) = (call.delivery, &self.books, self.elapsed());
+        let mut wrong = Vec::new();
+        if books.unseen_jump {
+            return wrong;
+        }
+        let excused = excused || books.tracks.get(&delivery.id).is_some_and(|track| track.row_before);
+        // A repeat of its event fires it anew, with no tries before.
+        let waited = delivery.tries > 0 || !excused;
+        let slack = EARLY + elapsed / 20;
+        let row = self.disk.rows.get(&delivery.id);
+        let early = row.map_or(Duration::ZERO, |row| row.due.since(self.steady()));
+        if waited && early > slack {
+            wrong.push(format!("fired {early:?} before its time"));
+        }
+        let (age, oldest) = (self.steady().since(delivery.accepted_at), call.binding.spec.max_event_age());
+        if age > oldest + slack {
+            wrong.push(format!("fired at an age of {age:?}, of {oldest:?}"));
+        }
+        wrong
+    }
+
+    /// An attempt's delivery is to wait; what is wrong with how long.
+    pub(crate) fn put_off(&self, delivery: &Delivery, due: Timestamp) -> Option<String> {
+        let (asked, now) = (self.books.asked.get(&delivery.id)?, self.steady());
+        let (binding, _) = self.books.bindings.get(&delivery.binding)?;
+        let oldest = delivery.accepted_at.plus(binding.spec.max_event_age());
+        let (asked, waits, left) = (asked.saturating_sub(self.elapsed()), due.since(now), oldest.since(now));
+        // A wait that would end beyond the maximum age ends up to a second before it.
+        let slack = EARLY + self.elapsed() / 20;
+        let is_right = waits + slack >= asked.min(left) || self.books.unseen_jump;
+        let name = self.books.name(delivery.id);
+        (!is_right).then(|| format!("{name} is put off by {waits:?}, and its platform asked for {asked:?}"))
     }
 
     /// Counts a call; what is wrong with that many.
@@ -202,6 +231,9 @@ impl State {
             // A function whose circuit breaker is open is asked when that time has come.
             let asked = self.disk.functions.get(function).map_or(row.due, |kept| kept.open_until);
             let due = row.held_since.is_none() && now.since(row.due.max(asked)) > OVERDUE;
+            // What was answered a moment ago is being written down. (Seed 70257.)
+            let answered_at = self.books.answered_at.get(&row.delivery.id);
+            let due = due && answered_at.is_none_or(|at| elapsed.saturating_sub(*at) > OVERDUE);
             has_room && due && self.relating.unfit_for(row.delivery.binding, elapsed).is_none()
         })?;
         Some(format!("{} was due at {} and is not taken up", self.name_of(&row.delivery), row.due))
@@ -220,7 +252,10 @@ impl State {
         // (What an attempt of an earlier life came to is none of this one's.)
         let of_life = |calls: &BTreeSet<u32>| calls.range(letter.delivery.earlier + 1..).count();
         let is_right = match letter.reason {
-            DeadReason::TooOld => self.books.unseen_jump,
+            DeadReason::TooOld => {
+                let age = self.steady().since(letter.delivery.accepted_at) + EARLY + self.elapsed() / 20;
+                self.books.unseen_jump || age >= binding.spec.max_event_age()
+            }
             DeadReason::Permanent => {
                 let broken = track.broken.iter().filter(|number| **number > letter.delivery.earlier);
                 of_life(&track.permanent) > 0 || broken.count() > 1

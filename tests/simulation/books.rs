@@ -10,12 +10,13 @@
 //! * what never comes again is on disk before it is fired;
 //! * the delivery of one event to one binding has one id, whatever happens;
 //! * beside a sick function its neighbour is served soon; where nothing fails, nothing that is due waits for a sweep;
-//! * given up only for the reason that is named, and never for an age that is a jump of the clock;
+//! * given up only for the reason that is named, and never for an age that it has not, or that is a jump of the clock;
 //! * what an operator had forgotten is not called again, unless its event is brought again; what is replayed does not die
 //!   again without a call, nor for what attempts from before the replay came to, and no call after has the number of one before;
 //! * an item leaves the quarantine when all that it causes is safe (`operator`);
 //! * no more calls in any stretch of time than the function's rate allows;
-//! * nothing that waits is fired before its time, whatever the wall clock says.
+//! * nothing that waits is fired before its time, whatever the wall clock says, nor is it put off by less than its platform
+//!   asked; and nothing is fired that is older than its binding allows.
 //!
 //! At the end: every message is acknowledged or went back to a source that does not repeat (and was counted as lost);
 //! every delivery of an acknowledged message was answered well, or is a dead letter, or is held for a paused binding, or
@@ -122,6 +123,10 @@ pub(crate) struct Books {
     pub(crate) calling: BTreeMap<FunctionRef, Busy>,
     /// When a function was called in this life.
     pub(crate) called_at: BTreeMap<FunctionRef, Vec<Duration>>,
+    /// Until when a delivery's platform asked to be left alone with it, in this life.
+    pub(crate) asked: BTreeMap<DeliveryId, Duration>,
+    /// When a delivery's last call of this life ended.
+    pub(crate) answered_at: BTreeMap<DeliveryId, Duration>,
     /// When a parked delivery was last read and found.
     pub(crate) row_seen: BTreeMap<DeliveryId, Duration>,
     /// Functions that refuse nothing, so that no breaker opens and no concurrency shrinks.
@@ -156,6 +161,8 @@ impl Books {
             given_away: BTreeSet::new(),
             calling: BTreeMap::new(),
             called_at: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            answered_at: BTreeMap::new(),
             steady: plan
                 .functions
                 .iter()
@@ -183,6 +190,8 @@ impl Books {
     pub(crate) fn begin_life(&mut self, disk: &Disk) {
         self.calling.clear();
         self.called_at.clear();
+        self.asked.clear();
+        self.answered_at.clear();
         for handed in self.handed.values_mut() {
             handed.begin_anew();
         }
@@ -285,26 +294,17 @@ impl Books {
         {
             track.silent_from = None;
         }
-        // A letter that is new (its event came again after it was discarded) is handed over anew, under the same id: it is of
-        // another death, of which its handler has not heard. (Seed 4231.)
-        let anew =
-            matches!((verb, value), ("discard" | "bury" | "bury_parked", "true") | ("park", "Overflow"))
-                || (verb == "replay" && value != "None");
-        if !anew {
+        if verb != "replay" || value == "None" {
             return;
         }
-        for handed in self.handed.values_mut().filter(|handed| handed.letter == id) {
-            handed.begin_anew();
-        }
+        self.asked.remove(&id);
         // What the function said yes to meanwhile is settled: its attempt, which goes on, removes whatever is there.
         let Some(track) = self.tracks.get_mut(&id).filter(|track| !track.well_now) else { return };
-        if verb == "replay" {
-            track.recorded_now = None;
-            track.silent_from = None;
-            track.answered_well = 0;
-            track.replay = Replay::Waits;
-            track.life = life.unwrap_or_default();
-        }
+        track.recorded_now = None;
+        track.silent_from = None;
+        track.answered_well = 0;
+        track.replay = Replay::Waits;
+        track.life = life.unwrap_or_default();
     }
 
     /// A delivery was forgotten at somebody's wish; none of its attempts may begin after `from`.
@@ -345,6 +345,7 @@ impl Books {
         (class, elapsed): (Option<Class>, Duration),
     ) {
         let room = self.room(function);
+        self.answered_at.insert(id, elapsed);
         if let Some(busy) = self.calling.get_mut(function) {
             if busy.calls >= room {
                 busy.full_at = elapsed;

@@ -5,9 +5,14 @@
 //! * Never two calls about one letter at once, and none after the handler's yes was recorded.
 //! * Nothing that happens to a handler's delivery makes a dead letter, or calls a handler about that.
 
+use std::time::Duration;
+
 use triggerd::{domain::ids::DeliveryId, platform::Call};
 
 use crate::{books::Books, world::State};
+
+/// A maximum age at which nothing dies of itself in a run.
+const LONG: Duration = Duration::from_hours(1);
 
 /// A delivery to a handler function.
 #[derive(Debug)]
@@ -21,7 +26,7 @@ pub(crate) struct Handed {
 }
 
 impl Handed {
-    /// What is known is known of one life, and of one death.
+    /// What is known is known of one life.
     pub(crate) fn begin_anew(&mut self) {
         (self.running, self.said_yes, self.is_over) = (false, false, false);
     }
@@ -78,11 +83,12 @@ impl State {
                 continue;
             }
             let handler = DeliveryId::of_letter(*id, letter.died_at);
-            // A jump that nobody saw may have made it too old.
+            // It may have become too old, in truth or by a jump that nobody saw.
             let was_given = self.books.handed.contains_key(&handler)
                 || self.disk.rows.contains_key(&handler)
                 || self.books.forgotten.contains(&handler)
-                || self.books.unseen_jump;
+                || self.books.unseen_jump
+                || binding.is_some_and(|binding| binding.spec.max_event_age() < LONG);
             if *position > self.disk.handed {
                 open.push(format!("nobody has looked at the dead letter {name}"));
             } else if !was_given {

@@ -173,7 +173,10 @@ impl Driver for SimPlatform {
                 let wait = {
                     let state = &mut *self.0.state();
                     let waits = class == Class::Throttled && state.chance.percent(50);
-                    waits.then(|| state.chance.millis((100, 20_000)))
+                    let wait = waits.then(|| state.chance.millis((100, 20_000)));
+                    let until = state.elapsed() + wait.unwrap_or_default();
+                    state.books.asked.insert(id, until);
+                    wait
                 };
                 Outcome::new(class, None, "simulated").retry_after(wait)
             }

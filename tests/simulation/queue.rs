@@ -223,6 +223,14 @@ impl SimQueue {
     }
 
     /// Gives a delivery up; what is wrong with that is told if it comes to that.
+    /// Holds how long an attempt's delivery is to wait against the books.
+    fn put_off(&self, delivery: &Delivery, due: Timestamp) {
+        let wrong = self.world.state().put_off(delivery, due);
+        if let Some(wrong) = wrong {
+            self.world.violation(format_args!("{wrong}"));
+        }
+    }
+
     async fn give_up(
         &self,
         letter: DeadLetter,
@@ -281,6 +289,9 @@ impl Results for SimQueue {
 #[async_trait]
 impl Queue for SimQueue {
     async fn park(&self, park: Park) -> Result<Parked, QueueError> {
+        if park.attempt.is_some() {
+            self.put_off(&park.delivery, park.due);
+        }
         let (id, ticket) = (park.delivery.id, park.ticket.clone());
         let (sender, answer) = oneshot::channel();
         let withdrawn = |sender: Sender<Parked>| drop(sender.send(Ok(Parked::Withdrawn)));
@@ -294,6 +305,10 @@ impl Queue for SimQueue {
     }
 
     async fn retry(&self, retry: Retry) -> Result<bool, QueueError> {
+        let row = self.world.state().disk.parked(retry.id);
+        if let (Some(delivery), Some(_)) = (row, &retry.attempt) {
+            self.put_off(&delivery, retry.due);
+        }
         self.write("retry", Some(retry.id), move |disk| Ok(disk.retry(retry))).await
     }
 

@@ -220,7 +220,7 @@ impl Scenario {
             room: if chance.percent(8) { 12 } else { usize::MAX },
         };
         let jumps = if chance.percent(20) { jumps(seconds, chance) } else { Vec::new() };
-        Self {
+        let mut plan = Self {
             seed,
             family,
             legs: legs(chance.between(3, 30), seconds * 900, chance),
@@ -246,7 +246,13 @@ impl Scenario {
             handler: Temper::draw(chance),
             operator: chance.percent(60).then(|| *chance.pick(&[(20, 400), (100, 2_000), (500, 8_000)])),
             replayed_at_end: chance.percent(30),
+        };
+        // Drawn last: a seed goes on meaning what it meant.
+        if chance.percent(15) {
+            let age = *chance.pick(&[20, 40]);
+            plan.bindings.iter_mut().for_each(|one| one.binding.spec.max_event_age_s = age);
         }
+        plan
     }
 
     fn neighbours(seed: u64, chance: &mut Chance) -> Self {
@@ -304,7 +310,7 @@ fn rate(chance: &mut Chance) -> Option<f64> {
     if chance.percent(15) { Some(*chance.pick(&[2.0, 12.5, 60.0])) } else { None }
 }
 
-/// There and, most of the time, back again; nothing is to die of age near it.
+/// There and, most of the time, back again; nothing is to die of it.
 fn jumps(seconds: u64, chance: &mut Chance) -> Vec<(Duration, i64, Option<Duration>)> {
     let mut jumps = Vec::new();
     for _ in 0..chance.between(1, 2) {
