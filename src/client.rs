@@ -349,10 +349,10 @@ fn encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, atomic::Ordering};
+    use std::sync::Arc;
 
     use super::*;
-    use crate::admin::fakes::{OPERATOR, World, listen, node, state};
+    use crate::admin::fakes::{OPERATOR, World, listen, state};
 
     async fn client(world: &Arc<World>, token: &str) -> Client {
         let address = listen(state(world)).await;
@@ -371,14 +371,14 @@ mod tests {
 
     #[tokio::test]
     async fn answers_come_typed_and_as_they_were() {
-        let world = Arc::new(World::default());
+        let world = World::new().await;
         let client = client(&world, OPERATOR).await;
         let bound = client.bind(&request()).await.unwrap();
         assert_eq!(bound.json["id"], bound.value.id.to_string());
         let id = bound.value.id;
         assert_eq!(client.binding(id).await.unwrap().value.spec.bucket, "photos");
         assert_eq!(client.bindings(None, 10).await.unwrap().value.bindings.len(), 1);
-        let (one, two) = (world.bury(id, "local", "1"), world.bury(id, "local", "2"));
+        let (one, two) = (world.bury(id, "local", "1").await, world.bury(id, "local", "2").await);
         let page = LetterRequest { binding: Some(id), limit: Some(10), ..LetterRequest::default() };
         assert_eq!(client.dead_letters(&page).await.unwrap().value.dead_letters.len(), 2);
         assert_eq!(client.dead_letter(one).await.unwrap().value.event.bucket, "photos");
@@ -386,7 +386,7 @@ mod tests {
         client.discard(two, Some("a try")).await.unwrap();
         assert!(client.dead_letter(two).await.unwrap_err().is_not_found());
         assert!(client.outcomes(Some(id), (None, None), 5).await.unwrap().value.outcomes.is_empty());
-        world.nodes.lock().unwrap().push(node("a/b c", 3));
+        world.hears_of("a/b c", 3).await;
         client.forget_node("a/b c").await.unwrap();
         assert!(client.nodes().await.unwrap().value.nodes.is_empty());
         assert!(client.live().await.unwrap().value.ok);
@@ -395,13 +395,13 @@ mod tests {
 
     #[tokio::test]
     async fn problems_become_errors_that_say_what_to_do() {
-        let world = Arc::new(World::default());
+        let world = World::new().await;
         let address = listen(state(&world)).await;
         let stranger = Client::new(&format!("http://{address}"), Some("wrong".into())).unwrap();
         let error = stranger.nodes().await.unwrap_err();
         assert!(matches!(&error, ClientError::Refused { status: 401, .. }), "{error}");
         assert!(error.to_string().contains("compare the token's file"), "{error}");
-        world.away.store(true, Ordering::Relaxed);
+        world.relations.close().await;
         let client = Client::new(&format!("http://{address}"), Some(OPERATOR.into())).unwrap();
         let error = client.bind(&request()).await.unwrap_err().to_string();
         assert!(error.contains("does not answer"), "{error}");

@@ -1,4 +1,5 @@
-//! What the API's tests stand on: the ports in memory, every call noted, failures on demand.
+//! What the API's tests stand on: relations and a queue in files of their own, and the small ports in memory, every call
+//! noted, failures on demand.
 
 use std::{
     collections::BTreeMap,
@@ -6,19 +7,20 @@ use std::{
         Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use http::HeaderMap;
 use serde_json::value::RawValue;
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
 
 use super::*;
 use crate::{
     admin::wire::Explanation,
     dispatch::{Flow, LastCalls},
     domain::{
-        binding::{Binding, State as BindingState, Wanted},
+        binding::{Binding, State as BindingState},
         clock::{ManualClock, Timestamp},
         delivery::{DeadReason, Delivery, FunctionRef},
         entropy::SeededEntropy,
@@ -28,50 +30,92 @@ use crate::{
         outcome::{Attempt, Class},
     },
     queue::{
-        Backlog, Cursor, DeadLetter, Direction, Disposal, FunctionState, Handover, Item, LetterFilter,
-        LetterPage, LetterQuery, Park, Parked, Quarantined, QueueError, Results, Retry, Unhanded, Wait,
+        DeadLetter, Disposal, LetterQuery, Park, Parked, Quarantined, QueueError, QueueOptions, SqliteQueue,
+        Ticket,
     },
-    relations::{
-        Bound, BucketLock, Changes, Head, ListQuery, NewBinding, Node, Progress, RelationsError, Snapshot,
-    },
+    relations::{Progress, Role, SqliteRelations},
 };
 
 pub(crate) const OPERATOR: &str = "operator-token-0123456789";
 pub(crate) const LOCAL: &str = "local-token-0123456789";
 pub(crate) const OTHER: &str = "other-token-0123456789";
 
+const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
 
-/// Everything behind the API at once.
-#[derive(Debug, Default)]
+/// Everything behind the API at once. Relations that are away are closed ones, a queue that stops likewise.
+#[derive(Debug)]
 pub(crate) struct World {
-    pub(crate) bindings: Mutex<BTreeMap<BindingId, Binding>>,
-    pub(crate) letters: Mutex<BTreeMap<DeliveryId, DeadLetter>>,
-    pub(crate) replayed: Mutex<BTreeMap<DeliveryId, FunctionRef>>,
-    pub(crate) quarantined: Mutex<BTreeMap<u64, Item>>,
-    pub(crate) nodes: Mutex<Vec<Node>>,
+    pub(crate) relations: Arc<SqliteRelations>,
+    pub(crate) queue: SqliteQueue,
+    folder: TempDir,
     pub(crate) explanations: Mutex<Vec<Explanation>>,
     pub(crate) explained: Mutex<Vec<Event>>,
-    pub(crate) calls: Mutex<Vec<String>>,
+    calls: Mutex<Vec<String>>,
     pub(crate) flows: Mutex<Vec<Flow>>,
-    pub(crate) backlogs: Mutex<Vec<Backlog>>,
-    pub(crate) away: AtomicBool,
+    /// Whether the catalog fails, and the daemon is not ready.
     pub(crate) sick: AtomicBool,
     /// Where it says that it listens.
     pub(crate) listening: OnceLock<SocketAddr>,
-    /// Turns each binding that is asked for into this state when it is looked at next.
-    pub(crate) next_state: Mutex<Option<(BindingState, String)>>,
+    found_next: Mutex<Option<Progress>>,
 }
 
 impl World {
-    pub(crate) fn note(&self, call: impl Into<String>) {
+    pub(crate) async fn new() -> Arc<Self> {
+        let folder = TempDir::new().unwrap();
+        let [relations, queue] = ["relations.db", "queue.db"].map(|file| folder.path().join(file));
+        let relations = Arc::new(SqliteRelations::open(&relations, Role::Authority).await.unwrap());
+        let (queue, writer) = SqliteQueue::open(&queue, &QueueOptions::default()).await.unwrap();
+        tokio::spawn(writer.run());
+        Arc::new(Self {
+            relations,
+            queue,
+            folder,
+            explanations: Mutex::default(),
+            explained: Mutex::default(),
+            calls: Mutex::default(),
+            flows: Mutex::default(),
+            sick: AtomicBool::default(),
+            listening: OnceLock::new(),
+            found_next: Mutex::default(),
+        })
+    }
+
+    fn note(&self, call: impl Into<String>) {
         lock(&self.calls).push(call.into());
     }
 
+    /// What the small ports were asked; of a change of a binding also which revision it had made by then.
     pub(crate) fn calls(&self) -> Vec<String> {
         lock(&self.calls).clone()
+    }
+
+    fn revision(&self) -> u64 {
+        *self.relations.revisions().borrow()
+    }
+
+    /// Who did what to a binding, oldest first.
+    pub(crate) async fn audit(&self) -> Vec<String> {
+        let newest_first = self.relations.audit(None, 100).await.unwrap();
+        newest_first.iter().rev().map(|entry| format!("{} by {}", entry.action, entry.by)).collect()
+    }
+
+    /// Has the reconciler find this when it is woken next.
+    pub(crate) fn becomes(&self, state: BindingState, reason: &str) {
+        let found = Progress { state, reason: Some(reason.into()), steps: Vec::new(), now: NOW };
+        *lock(&self.found_next) = Some(found);
+    }
+
+    /// Has a daemon be heard of, and be silent since for so many seconds.
+    pub(crate) async fn hears_of(&self, node: &str, silent_s: i64) {
+        self.relations.heartbeat(node, 3, None).await.unwrap();
+        let file = SqliteConnectOptions::new().filename(self.folder.path().join("relations.db"));
+        let mut file = SqliteConnection::connect_with(&file).await.unwrap();
+        let earlier = sqlx::query("UPDATE node SET seen_at = seen_at - ?1 * 1000000 WHERE name = ?2");
+        earlier.bind(silent_s).bind(node).execute(&mut file).await.unwrap();
     }
 
     /// Shows one function that refused calls and is away until then.
@@ -92,44 +136,32 @@ impl World {
         }];
     }
 
-    fn reach(&self) -> Result<(), RelationsError> {
-        if self.away.load(Ordering::Relaxed) {
-            return Err(RelationsError::Unavailable(sqlx::Error::PoolTimedOut));
-        }
-        Ok(())
-    }
-
     /// Puts a dead letter of this binding's function there.
-    pub(crate) fn bury(&self, binding: BindingId, platform: &str, key: &str) -> DeliveryId {
-        let event = Arc::new(event(key));
-        let function = FunctionRef { platform: platform.into(), name: "thumb".into() };
-        let delivery = Delivery::new(event, binding, function, Timestamp::from_micros(1_000_000));
-        let id = delivery.id;
-        let attempt = Attempt {
-            at: Timestamp::from_micros(2_000_000),
-            took_us: 1_500,
-            class: Class::FunctionFault,
-            status: Some(500),
-            detail: "exit status 1".into(),
-        };
-        let letter = DeadLetter {
-            delivery,
-            reason: DeadReason::AttemptsExhausted,
-            detail: "8 attempts failed".into(),
-            died_at: Timestamp::from_micros(3_000_000),
-            attempts: vec![attempt],
-            replays: 0,
-        };
-        lock(&self.letters).insert(id, letter);
+    pub(crate) async fn bury(&self, binding: BindingId, platform: &str, key: &str) -> DeliveryId {
+        let letter = letter(binding, platform, key);
+        let id = letter.delivery.id;
+        assert!(self.queue.bury(letter).await.unwrap(), "it is there already");
         id
     }
-}
 
-impl World {
+    /// Parks a delivery of this binding's function.
+    pub(crate) async fn park(&self, binding: BindingId, platform: &str, key: &str, held: bool) -> Delivery {
+        let delivery = delivery(binding, platform, key);
+        let ticket = Ticket::default();
+        let park = Park { delivery: delivery.clone(), due: NOW, held, attempt: None, ticket };
+        assert_eq!(self.queue.park(park).await.unwrap(), Parked::Written);
+        delivery
+    }
+
+    /// The dead letters that there are.
+    pub(crate) async fn letters(&self) -> Vec<DeliveryId> {
+        let all = LetterQuery { limit: LetterQuery::MAX_LIMIT, ..LetterQuery::default() };
+        let page = self.queue.dead_letters(&all).await.unwrap();
+        page.letters.iter().map(|letter| letter.delivery.id).collect()
+    }
+
     /// Puts these bytes into quarantine.
-    pub(crate) fn shut_away(&self, bytes: &[u8]) -> u64 {
-        let mut items = lock(&self.quarantined);
-        let id = items.len() as u64 + 1;
+    pub(crate) async fn shut_away(&self, bytes: &[u8]) -> u64 {
         let what = Quarantined {
             source: "web".into(),
             received_at: Timestamp::from_micros(1_000_000),
@@ -137,12 +169,41 @@ impl World {
             bytes: bytes.to_vec(),
             length: bytes.len() as u64,
         };
-        items.insert(id, Item { id, what, tries: 0, tried_at: None });
-        id
+        self.queue.quarantine(what).await.unwrap()
     }
 }
 
-pub(crate) fn event(key: &str) -> Event {
+/// Records what was found out about a binding.
+pub(crate) async fn record(relations: &SqliteRelations, id: BindingId, found: &Progress) {
+    let binding = relations.binding(id).await.unwrap().unwrap();
+    assert!(relations.record(id, binding.revision, found).await.unwrap(), "it changed meanwhile");
+}
+
+fn delivery(binding: BindingId, platform: &str, key: &str) -> Delivery {
+    let function = FunctionRef { platform: platform.into(), name: "thumb".into() };
+    Delivery::new(Arc::new(event(key)), binding, function, Timestamp::from_micros(1_000_000))
+}
+
+/// A dead letter of this binding's function.
+pub(crate) fn letter(binding: BindingId, platform: &str, key: &str) -> DeadLetter {
+    let attempt = Attempt {
+        at: Timestamp::from_micros(2_000_000),
+        took_us: 1_500,
+        class: Class::FunctionFault,
+        status: Some(500),
+        detail: "exit status 1".into(),
+    };
+    DeadLetter {
+        delivery: delivery(binding, platform, key),
+        reason: DeadReason::AttemptsExhausted,
+        detail: "8 attempts failed".into(),
+        died_at: Timestamp::from_micros(3_000_000),
+        attempts: vec![attempt],
+        replays: 0,
+    }
+}
+
+fn event(key: &str) -> Event {
     let record = RawValue::from_string(format!("{{\"key\":{}}}", serde_json::json!(key))).unwrap();
     Event {
         id: EventId::of_record("main", record.get().as_bytes()),
@@ -175,9 +236,9 @@ pub(crate) fn state(world: &Arc<World>) -> AdminState {
             silent: names(&["other"]),
         },
         open_metrics: true,
-        relations: Arc::clone(world) as _,
-        queue: Arc::clone(world) as _,
-        letters: Arc::clone(world) as _,
+        relations: Arc::clone(&world.relations) as _,
+        queue: Arc::new(world.queue.clone()),
+        letters: Arc::new(world.queue.clone()),
         reintake: Arc::clone(world) as _,
         deliveries: Arc::clone(world) as _,
         reconciler: Arc::clone(world) as _,
@@ -185,7 +246,7 @@ pub(crate) fn state(world: &Arc<World>) -> AdminState {
         health: Arc::clone(world) as _,
         callbacks: Arc::clone(world) as _,
         recent: Arc::new(Recent::new(100)),
-        clock: Arc::new(ManualClock::at(Timestamp::from_micros(1_700_000_000_000_000))),
+        clock: Arc::new(ManualClock::at(NOW)),
         entropy: Arc::new(SeededEntropy::new(7)),
     }
 }
@@ -197,340 +258,6 @@ pub(crate) async fn listen(state: AdminState) -> SocketAddr {
     let router = router(Arc::new(state), Door::admin(address));
     tokio::spawn(serve(listener, router, CancellationToken::new()));
     address
-}
-
-#[async_trait]
-impl Relations for World {
-    async fn head(&self) -> Result<Head, RelationsError> {
-        self.reach()?;
-        Ok(Head { database: [1; 16], revision: 4 })
-    }
-
-    async fn changes_since(&self, _: Head) -> Result<Changes, RelationsError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn snapshot(&self) -> Result<Snapshot, RelationsError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn bind(&self, new: NewBinding) -> Result<Bound, RelationsError> {
-        self.reach()?;
-        let mut bindings = lock(&self.bindings);
-        let there = bindings.values().find(|binding| binding.spec.identity() == new.spec.identity());
-        if let Some(there) = there.cloned() {
-            return Ok(match there.wanted {
-                Wanted::Absent => Bound::Unbinding(there),
-                Wanted::Present if there.spec == new.spec => Bound::Same(there),
-                Wanted::Present => Bound::Conflict(there),
-            });
-        }
-        self.note(format!("bind by {}", new.by));
-        let binding = Binding {
-            id: new.id,
-            spec: new.spec,
-            wanted: Wanted::Present,
-            state: BindingState::Pending,
-            reason: None,
-            steps: Vec::new(),
-            secret: new.secret,
-            revision: 1,
-            created_at: new.now,
-            updated_at: new.now,
-        };
-        bindings.insert(binding.id, binding.clone());
-        Ok(Bound::Created(binding))
-    }
-
-    async fn unbind(
-        &self,
-        id: BindingId,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<Option<Binding>, RelationsError> {
-        self.reach()?;
-        self.note(format!("unbind by {by}"));
-        Ok(lock(&self.bindings).get_mut(&id).map(|binding| {
-            binding.wanted = Wanted::Absent;
-            binding.state = BindingState::Unbinding;
-            binding.updated_at = now;
-            binding.clone()
-        }))
-    }
-
-    async fn binding(&self, id: BindingId) -> Result<Option<Binding>, RelationsError> {
-        self.reach()?;
-        let mut bindings = lock(&self.bindings);
-        let next = lock(&self.next_state).take();
-        if let (Some((state, reason)), Some(binding)) = (next, bindings.get_mut(&id)) {
-            binding.state = state;
-            binding.reason = Some(reason);
-        }
-        Ok(bindings.get(&id).cloned())
-    }
-
-    async fn bindings(&self, query: &ListQuery) -> Result<Vec<Binding>, RelationsError> {
-        self.reach()?;
-        let bindings = lock(&self.bindings);
-        let wanted = |binding: &&Binding| {
-            query.platform.as_ref().is_none_or(|platform| *platform == binding.spec.function.platform)
-                && query.after.is_none_or(|after| binding.id > after)
-        };
-        Ok(bindings.values().filter(wanted).take(query.limit as usize).cloned().collect())
-    }
-
-    async fn record(&self, _: BindingId, _: u64, _: &Progress) -> Result<bool, RelationsError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn remove(&self, _: BindingId, _: Timestamp) -> Result<bool, RelationsError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn heartbeat(&self, _: &str, _: u64, _: Option<&str>) -> Result<(), RelationsError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn nodes(&self) -> Result<Vec<Node>, RelationsError> {
-        self.reach()?;
-        Ok(lock(&self.nodes).clone())
-    }
-
-    async fn forget_node(&self, node: &str) -> Result<bool, RelationsError> {
-        self.reach()?;
-        let mut nodes = lock(&self.nodes);
-        let before = nodes.len();
-        nodes.retain(|known| known.name != node);
-        Ok(nodes.len() < before)
-    }
-
-    async fn history(
-        &self,
-        _: BindingId,
-        _: u32,
-    ) -> Result<Vec<crate::relations::HistoryEntry>, RelationsError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn audit(
-        &self,
-        _: Option<u64>,
-        _: u32,
-    ) -> Result<Vec<crate::relations::AuditEntry>, RelationsError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn lock_bucket(&self, _: &str, _: &str) -> Result<Option<Box<dyn BucketLock>>, RelationsError> {
-        unimplemented!("the admin API does not ask this")
-    }
-}
-
-#[async_trait]
-impl Results for World {
-    async fn parked(&self, _: DeliveryId) -> Result<Option<Delivery>, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn wait_for_result(&self, _: Wait) -> Result<bool, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn bury_parked(&self, _: DeadLetter) -> Result<bool, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn came_late(&self, _: DeliveryId, _: Attempt) -> Result<bool, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-}
-
-#[async_trait]
-impl Queue for World {
-    async fn park(&self, _: Park) -> Result<Parked, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn delivered(&self, _: DeliveryId) -> Result<bool, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn retry(&self, _: Retry) -> Result<bool, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn bury(&self, _: DeadLetter) -> Result<bool, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn quarantine(&self, _: Quarantined) -> Result<u64, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn due(
-        &self,
-        _: &FunctionRef,
-        _: Timestamp,
-        _: &[DeliveryId],
-        _: u32,
-    ) -> Result<Vec<Delivery>, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn next_due(&self, _: &FunctionRef, _: &[DeliveryId]) -> Result<Option<Timestamp>, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
-        if self.sick.load(Ordering::Relaxed) {
-            return Err(QueueError::Closed);
-        }
-        Ok(lock(&self.backlogs).clone())
-    }
-
-    async fn bring_forward(&self, _: &FunctionRef, _: Timestamp, _: Timestamp) -> Result<u64, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn keep_skew(&self, _: i64) -> Result<(), QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn skew(&self) -> Result<i64, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn held_bindings(&self) -> Result<Vec<BindingId>, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn hold(&self, _: BindingId, _: bool, _: Timestamp) -> Result<u64, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn parked_of(&self, _: BindingId) -> Result<u64, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn dispose(
-        &self,
-        _: BindingId,
-        _: Disposal,
-        _: &[DeliveryId],
-        _: Timestamp,
-    ) -> Result<u64, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn attempts(&self, _: DeliveryId) -> Result<Vec<Attempt>, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, QueueError> {
-        Ok(lock(&self.letters).get(&id).cloned())
-    }
-
-    async fn replay(&self, id: DeliveryId, _: Timestamp) -> Result<Option<FunctionRef>, QueueError> {
-        let function = lock(&self.letters).remove(&id).map(|letter| letter.delivery.function);
-        lock(&self.replayed).extend(function.clone().map(|function| (id, function)));
-        Ok(function)
-    }
-
-    async fn discard(&self, id: DeliveryId) -> Result<bool, QueueError> {
-        Ok(lock(&self.letters).remove(&id).is_some())
-    }
-
-    async fn keep_function_state(&self, _: FunctionRef, _: Option<FunctionState>) -> Result<(), QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn unhanded(&self, _: u32) -> Result<Unhanded, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn hand_over(&self, _: Vec<Handover>, _: i64) -> Result<u64, QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-
-    async fn usage(&self) -> Result<(u64, u64), QueueError> {
-        unimplemented!("the admin API does not ask this")
-    }
-}
-
-#[async_trait]
-impl LetterOffice for World {
-    /// Pages by the letters' ids; the position is how many come before.
-    async fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, QueueError> {
-        let filter = &query.filter;
-        let wanted = |letter: &&DeadLetter| {
-            let delivery = &letter.delivery;
-            let is =
-                |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
-            filter.binding.is_none_or(|binding| binding == delivery.binding)
-                && is(&filter.platform, &delivery.function.platform)
-                && is(&filter.function, &delivery.function.name)
-                && is(&filter.bucket, &delivery.event.bucket)
-                && filter.reason.is_none_or(|reason| reason == letter.reason)
-                && filter.since.is_none_or(|since| letter.died_at >= since)
-                && filter.until.is_none_or(|until| letter.died_at < until)
-                && filter.key_prefix.as_ref().is_none_or(|prefix| delivery.event.key.starts_with(prefix))
-        };
-        let letters = lock(&self.letters);
-        let mut letters: Vec<DeadLetter> = letters.values().filter(wanted).cloned().collect();
-        if query.direction == Direction::NewestFirst {
-            letters.reverse();
-        }
-        let passed = |cursor: Cursor| cursor.to_string().split_once('-').unwrap().0.parse().unwrap();
-        let passed = query.cursor.map_or(0, passed);
-        // What a walk from the oldest has dealt with is gone.
-        let skipped = if query.direction == Direction::NewestFirst { passed } else { 0 };
-        let page: Vec<_> = letters.iter().skip(skipped).take(query.limit as usize).cloned().collect();
-        let more = letters.len() > skipped + page.len();
-        let next = more.then(|| format!("{}-9", passed + page.len()).parse().unwrap());
-        Ok(LetterPage { letters: page, next })
-    }
-
-    async fn letters_left(&self, _: &LetterFilter, _: Cursor) -> Result<u64, QueueError> {
-        Ok(lock(&self.letters).len() as u64)
-    }
-
-    async fn rebind(&self, id: DeliveryId, binding: BindingId) -> Result<bool, QueueError> {
-        self.note(format!("rebind {id} to {binding}"));
-        Ok(lock(&self.letters).get_mut(&id).is_some_and(|letter| {
-            letter.delivery.binding = binding;
-            true
-        }))
-    }
-
-    async fn parked_function(&self, id: DeliveryId) -> Result<Option<FunctionRef>, QueueError> {
-        Ok(lock(&self.replayed).get(&id).cloned())
-    }
-
-    async fn quarantine_page(&self, before: Option<u64>, limit: u32) -> Result<Vec<Item>, QueueError> {
-        let items = lock(&self.quarantined);
-        let older = items.range(..before.unwrap_or(u64::MAX)).rev().map(|(_, item)| item.clone());
-        Ok(older.take(limit as usize).collect())
-    }
-
-    async fn quarantine_item(&self, id: u64) -> Result<Option<Item>, QueueError> {
-        Ok(lock(&self.quarantined).get(&id).cloned())
-    }
-
-    async fn requarantine(&self, id: u64, reason: &str, now: Timestamp) -> Result<bool, QueueError> {
-        Ok(lock(&self.quarantined).get_mut(&id).is_some_and(|item| {
-            item.what.reason = Quarantined::reason_after(&item.what.reason, reason);
-            item.tries += 1;
-            item.tried_at = Some(now);
-            true
-        }))
-    }
-
-    async fn unquarantine(&self, id: u64) -> Result<bool, QueueError> {
-        Ok(lock(&self.quarantined).remove(&id).is_some())
-    }
 }
 
 #[async_trait]
@@ -559,25 +286,29 @@ impl Deliveries for World {
         lock(&self.flows).clone()
     }
 
-    async fn hold(&self, _: BindingId, _: bool) -> Result<u64, QueueError> {
-        unimplemented!("the admin API does not ask this")
+    async fn hold(&self, binding: BindingId, held: bool) -> Result<u64, QueueError> {
+        self.queue.hold(binding, held, NOW).await
     }
 
-    async fn clear(&self, _: BindingId, disposal: Disposal) -> Result<u64, QueueError> {
-        self.note(format!("clear {disposal:?}"));
-        if self.sick.load(Ordering::Relaxed) { Err(QueueError::Closed) } else { Ok(0) }
+    async fn clear(&self, binding: BindingId, disposal: Disposal) -> Result<u64, QueueError> {
+        self.note(format!("clear {disposal:?} at revision {}", self.revision()));
+        self.queue.dispose(binding, disposal, &[], NOW).await?;
+        self.queue.parked_of(binding).await
     }
 }
 
 #[async_trait]
 impl Reconciler for World {
     fn wake(&self, id: BindingId) {
-        self.note(format!("wake binding {id}"));
+        self.note(format!("wake binding {id} at revision {}", self.revision()));
+        if let Some(found) = lock(&self.found_next).take() {
+            let relations = Arc::clone(&self.relations);
+            tokio::spawn(async move { record(&relations, id, &found).await });
+        }
     }
 
     async fn expects(&self, id: BindingId, headers: &HeaderMap) -> Result<Binding, ConfirmError> {
-        self.reach()?;
-        let binding = lock(&self.bindings).get(&id).cloned().ok_or(ConfirmError::Unknown)?;
+        let binding = self.relations.binding(id).await?.ok_or(ConfirmError::Unknown)?;
         if headers.contains_key("webhook-signature") {
             Ok(binding)
         } else {
@@ -660,9 +391,4 @@ impl Report for Called<'_> {
             _ => CallbackAnswer::Unavailable,
         }
     }
-}
-
-/// A node that was heard of this long ago.
-pub(crate) fn node(name: &str, silent: u64) -> Node {
-    Node { name: name.into(), revision: 3, admin_url: None, silent_for: Duration::from_secs(silent) }
 }

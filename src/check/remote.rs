@@ -300,46 +300,25 @@ impl Probe for StorageProbe {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use http::{HeaderName, StatusCode, header::CONTENT_TYPE};
+
     use super::{super::Level, *};
     use crate::{
-        admin::fakes::World,
-        domain::{binding::Binding, ids::BindingId, outcome::Outcome},
-        platform::{Call, Established, Inspection},
+        platform::rules::RulesDriver,
+        relations::{Head, Role, Snapshot, SqliteRelations},
     };
 
-    #[derive(Debug)]
-    struct Platform(Option<u16>);
+    const PROBLEM: (HeaderName, &str) = (CONTENT_TYPE, "application/problem+json");
 
-    #[async_trait]
-    impl Driver for Platform {
-        async fn establish(&self, _: &Binding, _: &str) -> Result<Established, PlatformError> {
-            unimplemented!("check does not ask this")
-        }
-
-        async fn inspect(&self, _: &Binding) -> Result<Inspection, PlatformError> {
-            unimplemented!("check does not ask this")
-        }
-
-        async fn withdraw(&self, _: BindingId) -> Result<(), PlatformError> {
-            unimplemented!("check does not ask this")
-        }
-
-        async fn invoke(&self, _: Call<'_>) -> Outcome {
-            unimplemented!("check does not ask this")
-        }
-
-        async fn check(&self) -> Result<(), PlatformError> {
-            match self.0 {
-                None => Ok(()),
-                Some(401) => Err(PlatformError::Unauthorized { platform: "local".into(), status: 401 }),
-                Some(status) => Err(PlatformError::Unexpected {
-                    platform: "local".into(),
-                    what: "check",
-                    status,
-                    detail: "<html>".into(),
-                }),
-            }
-        }
+    /// A platform that gives this answer to everything.
+    async fn platform(status: StatusCode, body: &'static str) -> PlatformProbe {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answer = Router::new().fallback(move || async move { (status, [PROBLEM], body) });
+        tokio::spawn(async { axum::serve(listener, answer).await });
+        let driver = RulesDriver::new("local", &url, "token".to_owned().into()).unwrap();
+        PlatformProbe::new("local", Arc::new(driver))
     }
 
     async fn shown(probe: impl Probe) -> Vec<String> {
@@ -357,16 +336,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_platform_is_asked_by_its_driver() {
-        let probe = |status| PlatformProbe::new("local", Arc::new(Platform(status)));
-        assert!(shown(probe(None)).await[0].starts_with("Ok platforms.local"));
-        assert!(shown(probe(Some(401))).await[0].contains("token_file"));
-        assert!(shown(probe(Some(404))).await[0].contains("base URL"));
+        let unknown = platform(StatusCode::NOT_FOUND, r#"{"type": "/problems/unknown-rule"}"#).await;
+        assert!(shown(unknown).await[0].starts_with("Ok platforms.local"));
+        let stranger = platform(StatusCode::UNAUTHORIZED, "").await;
+        assert!(shown(stranger).await[0].contains("token_file"));
+        let other = platform(StatusCode::NOT_FOUND, "<html>").await;
+        assert!(shown(other).await[0].contains("base URL"));
     }
 
     #[tokio::test]
     async fn relations_are_connected_to_and_told_apart() {
-        let there =
-            RelationsProbe::new(|| Box::pin(async { Ok(Arc::new(World::default()) as Arc<dyn Relations>) }));
+        let folder = tempfile::tempdir().unwrap();
+        let file = SqliteRelations::open(&folder.path().join("relations.db"), Role::Mirror).await.unwrap();
+        let head = Head { database: [1; 16], revision: 4 };
+        file.take_over_all(&Snapshot { head, bindings: Vec::new() }).await.unwrap();
+        let file: Arc<dyn Relations> = Arc::new(file);
+        let there = RelationsProbe::new(move || {
+            let file = Arc::clone(&file);
+            Box::pin(async { Ok(file) })
+        });
         assert_eq!(shown(there).await, ["Ok relations: reached, at revision 4 → "]);
         let away = || {
             Box::pin(async { Err(RelationsError::Unavailable(sqlx::Error::PoolTimedOut)) }) as Connecting<_>

@@ -1,4 +1,4 @@
-//! The commands against the real API over loopback, with what is behind it in memory.
+//! The commands against the real API over loopback, with real relations and a real queue behind it.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::{output::tests::Written, *};
 use crate::{
     admin::{
-        fakes::{OPERATOR, World, listen, node, state},
+        fakes::{OPERATOR, World, letter, listen, record, state},
         wire::Explanation,
     },
     domain::{
@@ -22,6 +22,8 @@ use crate::{
         outcome::{Attempt, Class},
         spec::BindingSpec,
     },
+    queue::{Queue, Results},
+    relations::{Progress, Relations},
     telemetry::RecentOutcome,
 };
 
@@ -52,7 +54,7 @@ struct Host {
 
 impl Host {
     async fn new() -> Self {
-        let world = Arc::new(World::default());
+        let world = World::new().await;
         let host = Self { world: Arc::clone(&world), folder: TempDir::new().unwrap() };
         let state = state(&world);
         state.recent.note(RecentOutcome {
@@ -94,10 +96,6 @@ impl Host {
         let ran = self.run(&format!("{BIND} --wait 0s --json")).await;
         ran.done();
         ran.json()["id"].as_str().unwrap().parse().unwrap()
-    }
-
-    fn becomes(&self, state: State, reason: &str) {
-        *self.world.next_state.lock().unwrap() = Some((state, reason.into()));
     }
 }
 
@@ -228,12 +226,12 @@ fn wrong_arguments_are_refused_with_a_hint() {
 #[tokio::test]
 async fn bind_follows_the_handshake_until_it_is_active() {
     let host = Host::new().await;
-    host.becomes(State::Active, "every daemon knows it");
+    host.world.becomes(State::Active, "every daemon knows it");
     let ran = host.run(BIND).await;
     let lines: Vec<&str> = ran.done().lines().collect();
     assert!(lines[0].ends_with("is pending"), "{}", ran.out);
     assert!(lines[1].ends_with("is active: every daemon knows it"), "{}", ran.out);
-    let binding = host.world.bindings.lock().unwrap().values().next().unwrap().clone();
+    let binding = host.world.relations.snapshot().await.unwrap().bindings.remove(0);
     assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 10));
 }
 
@@ -288,7 +286,7 @@ async fn what_the_api_says_of_a_field_names_its_flag() {
 #[tokio::test]
 async fn a_rejected_binding_fails_with_its_reason() {
     let host = Host::new().await;
-    host.becomes(State::Rejected, "the platform has no function thumb");
+    host.world.becomes(State::Rejected, "the platform has no function thumb");
     let ran = host.run(BIND).await;
     assert_eq!(ran.ended, Ok(Ended::Failed));
     assert!(ran.out.contains("is rejected: the platform has no function thumb"), "{}", ran.out);
@@ -318,18 +316,19 @@ async fn unbind_waits_until_the_binding_is_gone() {
     let id = host.bound().await;
     let ran = host.run(&format!("unbind {id} --discard --wait=300ms")).await;
     assert_eq!(ran.ended, Ok(Ended::StillWaiting));
-    assert!(host.world.calls().contains(&"clear Discard".to_owned()));
+    assert!(host.world.calls().contains(&"clear Discard at revision 2".to_owned()));
     let world = Arc::clone(&host.world);
-    let asked_again = || world.calls().iter().filter(|call| call.starts_with("unbind")).count() > 1;
+    let woken = || world.calls().iter().filter(|call| call.starts_with("wake binding")).count();
+    let before = woken();
     let gone = async {
         // As the reconciler would, once the command has asked.
         let asked = async {
-            while !asked_again() {
+            while woken() == before {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(10), asked).await.unwrap();
-        world.bindings.lock().unwrap().clear();
+        assert!(world.relations.remove(id, Timestamp::from_micros(0)).await.unwrap());
     };
     let command = format!("unbind --wait {id}");
     let (ran, ()) = tokio::join!(host.run(&command), gone);
@@ -350,7 +349,9 @@ async fn bindings_are_a_table_and_one_shows_its_handshake() {
         at: Timestamp::from_micros(0),
         error: Some("platform `local` cannot be reached".into()),
     };
-    host.world.bindings.lock().unwrap().get_mut(&id).unwrap().steps.push(step);
+    let now = Timestamp::from_micros(0);
+    let found = Progress { state: State::Pending, reason: None, steps: vec![step], now };
+    record(&host.world.relations, id, &found).await;
     let table = host.run("bindings").await;
     let lines: Vec<&str> = table.done().lines().collect();
     assert!(lines[0].starts_with("ID ") && lines[0].contains("FUNCTION"), "{}", table.out);
@@ -367,7 +368,7 @@ async fn dead_letters_are_listed_shown_replayed_and_discarded() {
     let host = Host::new().await;
     assert!(host.run("dead-letters list").await.err.contains("no dead letter"));
     let id = host.bound().await;
-    let one = host.world.bury(id, "local", "in/a b\u{1b}.jpg");
+    let one = host.world.bury(id, "local", "in/a b\u{1b}.jpg").await;
     let table = host.run("dead-letters list").await;
     assert!(table.done().contains("attempts_exhausted") && !table.out.contains('\u{1b}'), "{}", table.out);
     assert_eq!(host.run("dead-letters list --json").await.json()["dead_letters"][0]["id"], one.to_string());
@@ -379,9 +380,9 @@ async fn dead_letters_are_listed_shown_replayed_and_discarded() {
     assert_eq!(ran.done(), format!("{one} replayed\n"));
 
     for number in 0..3 {
-        host.world.bury(id, "local", &number.to_string());
+        host.world.bury(id, "local", &number.to_string()).await;
     }
-    let other = host.world.bury(BindingId::from_bytes([9; 16]), "local", "x");
+    let other = host.world.bury(BindingId::from_bytes([9; 16]), "local", "x").await;
     let ran = host.run(&format!("dead-letters replay --binding {id} --json")).await;
     assert_eq!(ran.json()["replayed"].as_array().unwrap().len(), 3);
     let ran = host.run("dead-letters replay --all").await;
@@ -399,26 +400,25 @@ async fn dead_letters_are_listed_shown_replayed_and_discarded() {
         "it is named once: {lines:?}"
     );
     host.run("dead-letters discard --all --why trial").await.done();
-    assert!(host.world.letters.lock().unwrap().is_empty());
+    assert!(host.world.letters().await.is_empty());
 }
 
 #[tokio::test]
 async fn a_dead_letter_whose_function_succeeded_late_is_marked() {
     let host = Host::new().await;
     let id = host.bound().await;
-    let [late, lost] = ["in/late", "in/lost"].map(|key| host.world.bury(id, "local", key));
-    {
-        let mut letters = host.world.letters.lock().unwrap();
-        let letter = letters.get_mut(&late).unwrap();
-        letter.attempts[0].detail = "out of ideas\nreally\n".into();
-        letter.detail = "8 attempts failed: out of ideas\n".into();
-        let came = Attempt {
-            class: Class::Ok,
-            detail: "attempt 1 succeeded late: done\n".into(),
-            ..letter.attempts[0].clone()
-        };
-        letter.attempts.push(came);
-    }
+    let lost = host.world.bury(id, "local", "in/lost").await;
+    let mut letter = letter(id, "local", "in/late");
+    letter.attempts[0].detail = "out of ideas\nreally\n".into();
+    letter.detail = "8 attempts failed: out of ideas\n".into();
+    let late = letter.delivery.id;
+    let came = Attempt {
+        class: Class::Ok,
+        detail: "attempt 1 succeeded late: done\n".into(),
+        ..letter.attempts[0].clone()
+    };
+    assert!(host.world.queue.bury(letter).await.unwrap());
+    assert!(host.world.queue.came_late(late, came).await.unwrap());
     let table = host.run("dead-letters list").await;
     for (id, marked) in [(late, true), (lost, false)] {
         let line = table.done().lines().find(|line| line.starts_with(&id.to_string())).unwrap();
@@ -444,9 +444,9 @@ async fn dead_letters_are_chosen_by_filter_and_walked_in_batches() {
     let host = Host::new().await;
     let id = host.bound().await;
     for number in 0..9 {
-        host.world.bury(id, "local", &format!("in/{number}"));
+        host.world.bury(id, "local", &format!("in/{number}")).await;
     }
-    host.world.bury(id, "local", "out/1");
+    host.world.bury(id, "local", "out/1").await;
     let listed =
         host.run("dead-letters list --all --json --key-prefix in/ --function local/thumb").await.json();
     assert_eq!(listed["dead_letters"].as_array().unwrap().len(), 9);
@@ -476,7 +476,8 @@ async fn dead_letters_are_chosen_by_filter_and_walked_in_batches() {
 async fn the_quarantine_is_listed_shown_tried_again_and_discarded() {
     let host = Host::new().await;
     assert!(host.run("quarantine list").await.err.contains("nothing is in quarantine"));
-    let [good, bad] = [&b"good"[..], b"\x1b[31m\xff{"].map(|bytes| host.world.shut_away(bytes));
+    let good = host.world.shut_away(b"good").await;
+    let bad = host.world.shut_away(b"\x1b[31m\xff{").await;
     let table = host.run("quarantine list").await;
     assert!(table.done().contains("not JSON") && !table.out.contains('\u{1b}'), "{}", table.out);
     assert_eq!(host.run("quarantine list --json").await.json()["quarantine"][0]["id"], bad);
@@ -540,9 +541,10 @@ async fn outcomes_and_nodes_are_tables() {
             ran.err
         );
     }
-    host.world.nodes.lock().unwrap().extend([node("here", 0), node("old", 90)]);
+    host.world.hears_of("here", 0).await;
+    host.world.hears_of("old", 3 * 86_400).await;
     let ran = host.run("nodes").await;
-    assert!(ran.done().contains("here (this one)") && ran.out.contains("90 s ago"), "{}", ran.out);
+    assert!(ran.done().contains("here (this one)") && ran.out.contains("3 d ago"), "{}", ran.out);
     host.run("nodes --forget old").await.done();
     assert!(host.run("nodes --forget here").await.ended.unwrap_err().contains("would come back"));
     assert_eq!(host.run("nodes --json").await.json()["nodes"].as_array().unwrap().len(), 1);
@@ -568,7 +570,7 @@ async fn errors_say_what_to_do() {
 #[tokio::test]
 async fn a_wrong_token_and_a_lost_database_are_told() {
     let host = Host::new().await;
-    host.world.away.store(true, Ordering::Relaxed);
+    host.world.relations.close().await;
     let error = host.run(BIND).await.ended.unwrap_err();
     assert!(error.contains("events go on firing"), "{error}");
     let address = listen(state(&host.world)).await;

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn hostile_input_is_refused_without_harm() {
-    let api = Api::new();
+    let api = Api::new().await;
     let huge = vec![b' '; MAX_BODY + 1];
     api.send(LOOPBACK, OPERATOR, ("POST", "/v1/bindings"), huge).await.problem(413, "too-large");
     for body in [&b"{"[..], b"", b"\xff\xfe", b"null", "[".repeat(100_000).as_bytes()] {
@@ -31,7 +31,7 @@ async fn hostile_input_is_refused_without_harm() {
 
 #[tokio::test]
 async fn nobody_gets_in_without_a_token() {
-    let api = Api::new();
+    let api = Api::new().await;
     let paths = [
         ("GET", "/v1/bindings"),
         ("POST", "/v1/bindings"),
@@ -62,7 +62,7 @@ async fn nobody_gets_in_without_a_token() {
 
 #[tokio::test]
 async fn what_is_refused_or_not_there_ends_its_connection() {
-    let api = Api::new();
+    let api = Api::new().await;
     let id = BindingId::from_bytes([9; 16]);
     let (binding, letter) = (format!("/v1/bindings/{id}"), format!("/v1/dead-letters/{}", "0".repeat(32)));
     let confirm = format!("{binding}/confirm");
@@ -92,12 +92,12 @@ async fn what_is_refused_or_not_there_ends_its_connection() {
 
 #[tokio::test]
 async fn a_platform_sees_and_changes_only_its_own() {
-    let api = Api::new();
+    let api = Api::new().await;
     let mut own = request();
     own.as_object_mut().unwrap().remove("platform");
     let local = api.bind(LOCAL, &own).await;
     let other = api.bind(OTHER, &with("platform", "other")).await;
-    assert_eq!(api.world.calls()[0], "bind by local");
+    assert_eq!(api.world.audit().await[0], "bind by local");
     let foreign = api.post(LOCAL, "/v1/bindings", &with("platform", "other")).await;
     assert!(foreign.problem(403, "other-platform").contains("other"));
     api.get(LOCAL, "/v1/bindings?platform=other").await.problem(403, "other-platform");
@@ -110,8 +110,8 @@ async fn a_platform_sees_and_changes_only_its_own() {
     assert_eq!(ids(api.get(OPERATOR, "/v1/bindings").await).len(), 2);
     assert_eq!(ids(api.get(OPERATOR, "/v1/bindings?platform=other").await), [other.to_string()]);
 
-    let letter = api.world.bury(other, "other", "in/a.jpg");
-    let mine = api.world.bury(local, "local", "in/a.jpg");
+    let letter = api.world.bury(other, "other", "in/a.jpg").await;
+    let mine = api.world.bury(local, "local", "in/a.jpg").await;
     for (method, path) in [
         ("GET", format!("/v1/bindings/{other}")),
         ("DELETE", format!("/v1/bindings/{other}")),
@@ -122,7 +122,7 @@ async fn a_platform_sees_and_changes_only_its_own() {
     ] {
         api.send(LOOPBACK, LOCAL, (method, &path), "").await.problem(404, "not-found");
     }
-    assert!(api.world.letters.lock().unwrap().contains_key(&letter));
+    assert!(api.world.letters().await.contains(&letter));
     let listed = api.get(LOCAL, "/v1/dead-letters").await;
     let listed = listed.is(200)["dead_letters"].as_array().unwrap();
     assert_eq!((listed.len(), &listed[0]["id"]), (1, &json!(mine.to_string())));
@@ -134,7 +134,7 @@ async fn a_platform_sees_and_changes_only_its_own() {
 
 #[tokio::test]
 async fn health_and_metrics_are_open_on_loopback_only() {
-    let api = Api::new();
+    let api = Api::new().await;
     let live = api.get("", "/health/live").await;
     assert_eq!(live.is(200)["ok"], true);
     assert_eq!(api.get("", "/health/ready").await.is(200)["parts"][0]["name"], "queue");
@@ -153,7 +153,7 @@ async fn health_and_metrics_are_open_on_loopback_only() {
 
 #[tokio::test]
 async fn metrics_can_be_closed_on_loopback_too() {
-    let mut api = Api::new();
+    let mut api = Api::new().await;
     let mut closed = state(&api.world);
     closed.open_metrics = false;
     api.state = Arc::new(closed);
@@ -164,7 +164,7 @@ async fn metrics_can_be_closed_on_loopback_too() {
 
 #[tokio::test]
 async fn the_callbacks_listener_carries_only_what_a_platform_needs() {
-    let api = Api::new();
+    let api = Api::new().await;
     let through = async |token: &str, method: &str, path: &str, body: String| {
         api.send(Door::Callbacks, token, (method, path), body).await
     };
@@ -184,7 +184,7 @@ async fn the_callbacks_listener_carries_only_what_a_platform_needs() {
 
 #[tokio::test]
 async fn more_requests_than_there_is_room_for_are_put_off() {
-    let api = Api::new();
+    let api = Api::new().await;
     let none = middleware::from_fn_with_state(Bounds::new(0, MAX_TIME), bounded);
     let busy = Router::new().route("/", get(|| async { "in" })).layer(none);
     let answer = busy.oneshot(http::Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_request_that_hangs_is_ended() {
 
 #[tokio::test]
 async fn what_has_begun_is_finished_when_the_listener_stops() {
-    let api = Api::new();
+    let api = Api::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

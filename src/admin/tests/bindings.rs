@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_new_binding_is_accepted_and_the_reconciler_woken() {
-    let api = Api::new();
+    let api = Api::new().await;
     let answer = api.post(OPERATOR, "/v1/bindings", &request()).await;
     let body = answer.is(202);
     assert_eq!(
@@ -13,15 +13,17 @@ async fn a_new_binding_is_accepted_and_the_reconciler_woken() {
     );
     let id = body["id"].as_str().unwrap();
     assert_eq!(answer.headers[header::LOCATION], format!("/v1/bindings/{id}"));
-    assert_eq!(api.world.calls(), ["bind by operator".to_owned(), format!("wake binding {id}")]);
+    assert_eq!(api.world.audit().await, ["bind by operator"]);
+    assert_eq!(api.world.calls(), [format!("wake binding {id} at revision 1")]);
     // Nothing of the secret.
-    let secret = api.world.bindings.lock().unwrap().values().next().unwrap().secret.expose().to_owned();
-    assert!(!answer.text.contains(&secret) && !answer.text.contains("whsec_"));
+    let binding = api.world.relations.binding(id.parse().unwrap()).await.unwrap().unwrap();
+    let secret = binding.secret.expose();
+    assert!(!answer.text.contains(secret) && !answer.text.contains("whsec_"));
 }
 
 #[tokio::test]
 async fn the_same_request_gives_the_same_binding_and_other_settings_are_a_conflict() {
-    let api = Api::new();
+    let api = Api::new().await;
     let id = api.bind(OPERATOR, &request()).await;
     let again = api.post(OPERATOR, "/v1/bindings", &with("events", json!(["ObjectCreated:*"]))).await;
     assert_eq!(again.is(200)["id"], id.to_string());
@@ -36,7 +38,7 @@ async fn the_same_request_gives_the_same_binding_and_other_settings_are_a_confli
 
 #[tokio::test]
 async fn a_wrong_request_names_the_field() {
-    let api = Api::new();
+    let api = Api::new().await;
     let refused = async |body: &Value, status, slug| {
         let answer = api.post(OPERATOR, "/v1/bindings", body).await;
         answer.problem(status, slug)
@@ -62,12 +64,12 @@ async fn a_wrong_request_names_the_field() {
     let mut none = request();
     none.as_object_mut().unwrap().remove("platform");
     assert!(refused(&none, 400, "bad-request").await.contains("platform"));
-    assert!(api.world.calls().is_empty());
+    assert!(api.world.calls().is_empty() && api.world.audit().await.is_empty());
 }
 
 #[tokio::test]
 async fn results_are_awaited_only_of_platforms_that_can_send_them() {
-    let api = Api::new();
+    let api = Api::new().await;
     let asks = |platform: &str, mode: &str, wait: u64| {
         let mut asked = with("await_result_s", wait);
         (asked["platform"], asked["mode"]) = (json!(platform), json!(mode));
@@ -85,7 +87,7 @@ async fn results_are_awaited_only_of_platforms_that_can_send_them() {
 
 #[tokio::test]
 async fn bindings_are_listed_in_pages() {
-    let api = Api::new();
+    let api = Api::new().await;
     let mut made = Vec::new();
     for number in 0..5 {
         made.push(api.bind(OPERATOR, &with("prefix", format!("{number}/"))).await);
@@ -105,40 +107,46 @@ async fn bindings_are_listed_in_pages() {
 
 #[tokio::test]
 async fn unbinding_deals_with_what_is_parked_as_asked() {
-    let api = Api::new();
+    let api = Api::new().await;
     let id = api.bind(OPERATOR, &request()).await;
     api.delete(OPERATOR, &format!("/v1/bindings/{id}?pending=keep")).await.problem(400, "bad-request");
+    api.world.park(id, "local", "in/a.jpg", false).await;
     let answer = api.delete(OPERATOR, &format!("/v1/bindings/{id}?pending=discard")).await;
     assert_eq!(answer.is(202)["state"], "unbinding");
+    assert_eq!(api.world.audit().await[1..], ["unbind by operator"]);
     assert_eq!(
-        api.world.calls()[2..],
-        ["unbind by operator".to_owned(), "clear Discard".to_owned(), format!("wake binding {id}")]
+        api.world.calls()[1..],
+        ["clear Discard at revision 2".to_owned(), format!("wake binding {id} at revision 2")]
     );
+    assert_eq!(api.world.queue.parked_of(id).await.unwrap(), 0);
 
     let id = api.bind(OPERATOR, &with("prefix", "other/")).await;
+    api.world.park(id, "local", "other/a.jpg", false).await;
     let before = api.world.calls().len();
     api.delete(OPERATOR, &format!("/v1/bindings/{id}")).await.is(202);
-    assert_eq!(api.world.calls()[before..], ["unbind by operator".to_owned(), format!("wake binding {id}")]);
+    assert_eq!(api.world.audit().await[3..], ["unbind by operator"]);
+    assert_eq!(api.world.calls()[before..], [format!("wake binding {id} at revision 4")]);
+    assert_eq!(api.world.queue.parked_of(id).await.unwrap(), 1);
     let unknown = BindingId::from_bytes([9; 16]);
     api.delete(OPERATOR, &format!("/v1/bindings/{unknown}")).await.problem(404, "not-found");
 }
 
 #[tokio::test]
 async fn a_binding_goes_even_when_the_queue_fails() {
-    let api = Api::new();
+    let api = Api::new().await;
     let id = api.bind(OPERATOR, &request()).await;
-    api.world.sick.store(true, Ordering::Relaxed);
+    api.world.queue.close().await;
     let answer = api.delete(OPERATOR, &format!("/v1/bindings/{id}?pending=discard")).await;
     answer.problem(503, "stopping");
-    assert_eq!(api.world.calls().last(), Some(&format!("wake binding {id}")));
+    assert_eq!(api.world.calls().last(), Some(&format!("wake binding {id} at revision 2")));
 }
 
 #[tokio::test]
 async fn relations_that_are_away_are_a_clear_503_and_dead_letters_go_on() {
-    let api = Api::new();
+    let api = Api::new().await;
     let id = api.bind(OPERATOR, &request()).await;
-    let letter = api.world.bury(id, "local", "in/a.jpg");
-    api.world.away.store(true, Ordering::Relaxed);
+    let letter = api.world.bury(id, "local", "in/a.jpg").await;
+    api.world.relations.close().await;
     for answer in [
         api.post(OPERATOR, "/v1/bindings", &request()).await,
         api.get(OPERATOR, "/v1/bindings").await,
@@ -155,7 +163,7 @@ async fn relations_that_are_away_are_a_clear_503_and_dead_letters_go_on() {
 
 #[tokio::test]
 async fn confirmations_need_their_signature_and_no_token() {
-    let api = Api::new();
+    let api = Api::new().await;
     let id = api.bind(OPERATOR, &request()).await;
     for door in [LOOPBACK, Door::Callbacks] {
         let confirm = async |id: &str, signature: &str, body: Vec<u8>| {
@@ -174,7 +182,7 @@ async fn confirmations_need_their_signature_and_no_token() {
         confirm("x", "good", Vec::new()).await.problem(400, "bad-request");
         confirm(&id, "good", vec![b'x'; MAX_BODY + 1]).await.problem(413, "too-large");
     }
-    api.world.away.store(true, Ordering::Relaxed);
+    api.world.relations.close().await;
     let path = format!("/v1/bindings/{id}/confirm");
     api.send(LOOPBACK, "", ("POST", &path), "").await.problem(503, "relations-unavailable");
 }

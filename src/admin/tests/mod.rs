@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{
-    fakes::{LOCAL, OPERATOR, OTHER, World, node, state},
+    fakes::{LOCAL, OPERATOR, OTHER, World, state},
     *,
 };
 use crate::domain::ids::BindingId;
@@ -58,8 +58,8 @@ impl Answer {
 }
 
 impl Api {
-    fn new() -> Self {
-        let world = Arc::new(World::default());
+    async fn new() -> Self {
+        let world = World::new().await;
         let state = Arc::new(state(&world));
         Self { world, state }
     }

@@ -11,15 +11,15 @@ use crate::{
         ids::{DeliveryId, EventId},
         outcome::Class,
     },
-    queue::Backlog,
+    queue::{Results, Wait},
     telemetry::RecentOutcome,
 };
 
 #[tokio::test]
 async fn a_dead_letter_shows_its_event_attempts_and_reason() {
-    let api = Api::new();
+    let api = Api::new().await;
     let id = api.bind(OPERATOR, &request()).await;
-    let letter = api.world.bury(id, "local", "in/ä b.jpg");
+    let letter = api.world.bury(id, "local", "in/ä b.jpg").await;
     let answer = api.get(OPERATOR, &format!("/v1/dead-letters/{letter}")).await;
     let body = answer.is(200);
     assert_eq!(
@@ -36,9 +36,9 @@ async fn a_dead_letter_shows_its_event_attempts_and_reason() {
 
 #[tokio::test]
 async fn a_replay_wakes_the_function_and_a_discard_forgets() {
-    let api = Api::new();
+    let api = Api::new().await;
     let id = api.bind(OPERATOR, &request()).await;
-    let (one, two) = (api.world.bury(id, "local", "1"), api.world.bury(id, "local", "2"));
+    let (one, two) = (api.world.bury(id, "local", "1").await, api.world.bury(id, "local", "2").await);
     let answer = api.post(OPERATOR, &format!("/v1/dead-letters/{one}/replay"), &json!(null)).await;
     assert_eq!(answer.is(202), &json!({"id": one.to_string(), "platform": "local", "function": "thumb"}));
     assert_eq!(api.world.calls().last().unwrap(), "wake function local/thumb");
@@ -53,18 +53,18 @@ async fn a_replay_wakes_the_function_and_a_discard_forgets() {
 
 #[tokio::test]
 async fn a_dead_letter_whose_binding_is_gone_is_not_replayed() {
-    let api = Api::new();
-    let letter = api.world.bury(BindingId::from_bytes([5; 16]), "local", "x");
+    let api = Api::new().await;
+    let letter = api.world.bury(BindingId::from_bytes([5; 16]), "local", "x").await;
     let answer = api.post(OPERATOR, &format!("/v1/dead-letters/{letter}/replay"), &json!(null)).await;
     answer.problem(409, "binding-gone");
-    assert!(api.world.letters.lock().unwrap().contains_key(&letter));
+    assert!(api.world.letters().await.contains(&letter));
 }
 
 #[tokio::test]
 async fn a_dead_letter_whose_binding_is_gone_goes_to_one_that_fires_the_same_function_for_it() {
-    let api = Api::new();
+    let api = Api::new().await;
     let gone = BindingId::from_bytes([5; 16]);
-    let (one, two) = (api.world.bury(gone, "local", "x"), api.world.bury(gone, "local", "y"));
+    let (one, two) = (api.world.bury(gone, "local", "x").await, api.world.bury(gone, "local", "y").await);
     let mut other = explanation(3, "local", true);
     other.function = "another".into();
     let heir = explanation(4, "local", true);
@@ -77,17 +77,19 @@ async fn a_dead_letter_whose_binding_is_gone_goes_to_one_that_fires_the_same_fun
     api.post(OPERATOR, &format!("/v1/dead-letters/{one}/replay"), &json!(null)).await.is(202);
     let batch = api.post(OPERATOR, "/v1/dead-letters/replay", &replay).await;
     assert_eq!((&batch.is(200)["done"], &batch.body["skipped"]), (&json!([two.to_string()]), &json!(0)));
-    let rebound = api.world.calls().into_iter().filter(|call| call.starts_with("rebind")).collect::<Vec<_>>();
-    assert_eq!(rebound, [one, two].map(|id| format!("rebind {id} to {}", BindingId::from_bytes([4; 16]))));
+    for id in [one, two] {
+        let replayed = api.world.queue.parked(id).await.unwrap().unwrap();
+        assert_eq!(replayed.binding, BindingId::from_bytes([4; 16]));
+    }
 }
 
 #[tokio::test]
 async fn dead_letters_are_listed_in_pages_and_by_binding() {
-    let api = Api::new();
+    let api = Api::new().await;
     let (a, b) = (BindingId::from_bytes([1; 16]), BindingId::from_bytes([2; 16]));
     for number in 0..3 {
-        api.world.bury(a, "local", &number.to_string());
-        api.world.bury(b, "local", &number.to_string());
+        api.world.bury(a, "local", &number.to_string()).await;
+        api.world.bury(b, "local", &number.to_string()).await;
     }
     let page = api.get(OPERATOR, &format!("/v1/dead-letters?binding={a}&limit=2")).await;
     let page: wire::DeadLetters = serde_json::from_value(page.is(200).clone()).unwrap();
@@ -101,17 +103,17 @@ async fn dead_letters_are_listed_in_pages_and_by_binding() {
 
 #[tokio::test]
 async fn batches_deal_with_what_fits_and_is_the_callers() {
-    let api = Api::new();
+    let api = Api::new().await;
     let bound = api.bind(OPERATOR, &request()).await;
     for number in 0..3 {
-        api.world.bury(bound, "local", &format!("in/{number}"));
-        api.world.bury(bound, "other", &format!("out/{number}"));
+        api.world.bury(bound, "local", &format!("in/{number}")).await;
+        api.world.bury(bound, "other", &format!("out/{number}")).await;
     }
     let replay = "/v1/dead-letters/replay";
     let mut ask = json!({"function": "local/thumb", "limit": 2});
     let first = api.post(OPERATOR, replay, &ask).await;
     let first: wire::LetterBatch = serde_json::from_value(first.is(200).clone()).unwrap();
-    assert_eq!((first.done.len(), first.skipped, first.left), (2, 0, 4));
+    assert_eq!((first.done.len(), first.skipped, first.left), (2, 0, 1));
     ask["cursor"] = first.next.unwrap().into();
     let second = api.post(OPERATOR, replay, &ask).await;
     let second: wire::LetterBatch = serde_json::from_value(second.is(200).clone()).unwrap();
@@ -140,7 +142,7 @@ async fn batches_deal_with_what_fits_and_is_the_callers() {
     }
     api.get(OPERATOR, "/v1/dead-letters?cursor=x").await.problem(400, "bad-request");
     api.get(OPERATOR, "/v1/dead-letters?all=true").await.problem(400, "bad-request");
-    assert_eq!(api.world.letters.lock().unwrap().len(), 3);
+    assert_eq!(api.world.letters().await.len(), 3);
     let ask = json!({"platform": "other", "key_prefix": "out/", "why": "not ours"});
     let discarded = api.post(OPERATOR, "/v1/dead-letters/discard", &ask).await;
     assert_eq!(discarded.is(200)["done"].as_array().unwrap().len(), 3);
@@ -148,8 +150,11 @@ async fn batches_deal_with_what_fits_and_is_the_callers() {
 
 #[tokio::test]
 async fn the_quarantine_is_the_operators_to_look_at_try_again_and_discard() {
-    let api = Api::new();
-    let ids = [&b"good"[..], b"b\xffd", b"later", b"orphan"].map(|bytes| api.world.shut_away(bytes));
+    let api = Api::new().await;
+    let mut ids = Vec::new();
+    for bytes in [&b"good"[..], b"b\xffd", b"later", b"orphan"] {
+        ids.push(api.world.shut_away(bytes).await);
+    }
     let page = api.get(OPERATOR, "/v1/quarantine?limit=3").await;
     let page: wire::QuarantinePage = serde_json::from_value(page.is(200).clone()).unwrap();
     assert_eq!(page.quarantine.iter().map(|item| item.id).collect::<Vec<_>>(), [4, 3, 2]);
@@ -195,7 +200,7 @@ fn explanation(number: u8, platform: &str, fires: bool) -> Explanation {
 
 #[tokio::test]
 async fn match_explains_outlines_and_whole_events() {
-    let api = Api::new();
+    let api = Api::new().await;
     *api.world.explanations.lock().unwrap() =
         vec![explanation(1, "local", false), explanation(2, "other", true), explanation(3, "local", true)];
     let outline =
@@ -213,7 +218,7 @@ async fn match_explains_outlines_and_whole_events() {
     let own = api.post(LOCAL, "/v1/match", &outline).await;
     assert_eq!(own.is(200)["bindings"].as_array().unwrap().len(), 2);
 
-    let letter = api.world.bury(BindingId::from_bytes([1; 16]), "local", "whole");
+    let letter = api.world.bury(BindingId::from_bytes([1; 16]), "local", "whole").await;
     let event = api.get(OPERATOR, &format!("/v1/dead-letters/{letter}")).await.body["event"].clone();
     api.post(OPERATOR, "/v1/match", &json!({"event": event})).await.is(200);
     assert_eq!(api.world.explained.lock().unwrap().last().unwrap().key, "whole");
@@ -238,7 +243,7 @@ async fn match_explains_outlines_and_whole_events() {
 
 #[tokio::test]
 async fn outcomes_are_the_newest_first_and_of_one_binding_function_or_key() {
-    let api = Api::new();
+    let api = Api::new().await;
     let own = api.bind(LOCAL, &request()).await;
     for number in 0..3u8 {
         api.state.recent.note(RecentOutcome {
@@ -283,13 +288,14 @@ async fn outcomes_are_the_newest_first_and_of_one_binding_function_or_key() {
 
 #[tokio::test]
 async fn nodes_are_shown_and_forgotten_but_not_the_one_that_answers() {
-    let api = Api::new();
-    *api.world.nodes.lock().unwrap() = vec![node("old", 86_400), node("here", 0)];
+    let api = Api::new().await;
+    api.world.hears_of("old", 86_400).await;
+    api.world.hears_of("here", 0).await;
     let answer = api.get(OPERATOR, "/v1/nodes").await;
     let nodes: wire::Nodes = serde_json::from_value(answer.is(200).clone()).unwrap();
-    let shown: Vec<_> =
-        nodes.nodes.iter().map(|node| (node.name.as_str(), node.this, node.silent_for_s)).collect();
-    assert_eq!(shown, [("here", true, 0), ("old", false, 86_400)]);
+    let days = |node: &wire::NodeView| node.silent_for_s / 86_400;
+    let shown: Vec<_> = nodes.nodes.iter().map(|node| (node.name.as_str(), node.this, days(node))).collect();
+    assert_eq!(shown, [("here", true, 0), ("old", false, 1)]);
     api.delete(OPERATOR, "/v1/nodes/here").await.problem(409, "node-alive");
     assert_eq!(api.delete(OPERATOR, "/v1/nodes/old").await.status, StatusCode::NO_CONTENT);
     api.delete(OPERATOR, "/v1/nodes/old").await.problem(404, "not-found");
@@ -297,7 +303,7 @@ async fn nodes_are_shown_and_forgotten_but_not_the_one_that_answers() {
 
 #[tokio::test]
 async fn results_go_to_whom_waits_for_them() {
-    let api = Api::new();
+    let api = Api::new().await;
     let callback = async |token: &str| {
         api.send(Door::Callbacks, "", ("POST", &format!("/v1/callbacks/{token}")), "result").await
     };
@@ -322,43 +328,40 @@ async fn results_go_to_whom_waits_for_them() {
 
 #[tokio::test]
 async fn functions_show_what_waits_how_fast_it_drains_and_why_it_does_not() {
-    let api = Api::new();
-    let function = |platform: &str, name: &str| FunctionRef { platform: platform.into(), name: name.into() };
+    let api = Api::new().await;
     let now = Timestamp::from_micros(0);
     *api.world.flows.lock().unwrap() = vec![Flow {
-        function: function("local", "thumb"),
+        function: FunctionRef { platform: "local".into(), name: "thumb".into() },
         running: 1,
         concurrency: 2,
         concurrency_limit: 16,
         rate_limit: Some(2.5),
         parked_per_s: 10.0,
-        drained_per_s: 30.04,
+        drained_per_s: 10.125,
         died_per_s: 1.25,
         last: Some(LastCalls { class: Class::FunctionFault, failed: 14, ended: now }),
         breaker: "open",
         open_until: Some(now),
         reason: "platform_fault: no answer".into(),
     }];
-    let backlog = |platform, name, parked, held| Backlog {
-        function: function(platform, name),
-        parked,
-        earliest_due: None,
-        latest_due: None,
-        held,
-        awaiting: 3,
-        oldest: Some(now),
-    };
-    *api.world.backlogs.lock().unwrap() =
-        vec![backlog("local", "thumb", 2_004, 1), backlog("other", "index", 7, 0)];
+    let binding = BindingId::from_bytes([1; 16]);
+    for number in 0..9 {
+        let parked = api.world.park(binding, "local", &number.to_string(), number == 0).await;
+        if number > 5 {
+            let wait = Wait::of(&parked, now, now);
+            assert!(api.world.queue.wait_for_result(wait).await.unwrap());
+        }
+    }
+    api.world.park(binding, "other", "9", false).await;
     let body = api.get(OPERATOR, "/v1/functions").await;
     let functions = body.is(200)["functions"].as_array().unwrap().clone();
     assert_eq!(functions.len(), 2);
     let thumb = &functions[0];
     assert_eq!(
         (&thumb["parked"], &thumb["held"], &thumb["awaiting"], &thumb["empty_in_s"]),
-        (&json!(2_004), &json!(1), &json!(3), &json!(100))
+        (&json!(5), &json!(1), &json!(3), &json!(40))
     );
-    assert_eq!((&thumb["drained_per_s"], &thumb["rate_limit"]), (&json!(30.0), &json!(2.5)));
+    assert_eq!((&thumb["drained_per_s"], &thumb["rate_limit"]), (&json!(10.1), &json!(2.5)));
     assert_eq!((&thumb["concurrency"], &thumb["concurrency_limit"]), (&json!(2), &json!(16)));
     let last = &thumb["last"];
     assert_eq!((&last["class"], &last["failed_in_a_row"]), (&json!("function_fault"), &json!(14)));

@@ -33,7 +33,7 @@ async fn status(address: SocketAddr, path: &str) -> u16 {
 
 #[tokio::test]
 async fn health_and_metrics_are_answered_while_every_place_for_requests_is_taken() {
-    let api = Api::new();
+    let api = Api::new().await;
     let address = served(&api, LOOPBACK).await;
     let allowed = format!("Authorization: Bearer {OPERATOR}\r\n");
     let mut slow = Vec::new();
@@ -61,7 +61,7 @@ async fn health_and_metrics_are_answered_while_every_place_for_requests_is_taken
 
 #[tokio::test]
 async fn a_refused_request_is_answered_and_its_connection_closed_though_its_body_never_comes() {
-    let api = Api::new();
+    let api = Api::new().await;
     for (door, path, expected) in [
         (LOOPBACK, "/v1/bindings", "HTTP/1.1 401 "),
         (LOOPBACK, "/v1/nothing", "HTTP/1.1 404 "),
@@ -76,7 +76,7 @@ async fn a_refused_request_is_answered_and_its_connection_closed_though_its_body
 
 #[tokio::test]
 async fn a_report_and_a_confirmation_are_judged_by_their_heads_before_their_bodies_come() {
-    let api = Api::new();
+    let api = Api::new().await;
     let address = served(&api, Door::Callbacks).await;
     let known = api.bind(OPERATOR, &request()).await;
     let (known, unknown) = (known.to_string(), BindingId::from_bytes([8; 16]).to_string());
@@ -97,7 +97,7 @@ async fn a_report_and_a_confirmation_are_judged_by_their_heads_before_their_bodi
 
 #[tokio::test]
 async fn reports_get_through_beside_many_slow_strangers_and_confirmations_that_never_end() {
-    let api = Api::new();
+    let api = Api::new().await;
     let address = served(&api, Door::Callbacks).await;
     let id = api.bind(OPERATOR, &request()).await;
     let mut slow = Vec::new();
