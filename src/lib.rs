@@ -32,6 +32,7 @@ pub mod domain;
 pub mod intake;
 pub mod lifecycle;
 pub mod mirror;
+mod places;
 pub mod platform;
 pub mod queue;
 pub mod relations;

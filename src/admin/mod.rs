@@ -15,7 +15,7 @@
 //! this daemon holds itself (dead letters, recent outcomes) is served on.
 //!
 //! **Bounds.** Bodies of 256 KiB, requests of 30 seconds, 128 requests at once, 256 connections, none of them without
-//! progress for more than a minute; pages are limited. No body is read before everything that its head can say was judged:
+//! progress for more than a minute, nor, when all are taken, without a request; pages are limited. No body is read before everything that its head can say was judged:
 //! the bearer token; a result's token, and that its headers have the form of signed ones; a confirmation's binding, the
 //! same, and that it was signed now. So a stranger holds no place. Who merely knows a binding's id may begin
 //! confirmations: of these 32 at once, for 10 seconds. Every error is a problem document (RFC 9457) that says what
@@ -206,8 +206,7 @@ pub fn router(state: Arc<AdminState>, door: Door) -> Router {
 
 /// Serves until `stop`, then finishes what has begun.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    let listener = connections::Bounded::new(listener, MAX_CONNECTIONS);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    connections::serve(listener, MAX_CONNECTIONS, router, stop).await
 }
 
 /// Ends the connection after a request that was at fault: strangers keep no place of one by asking now and then.

@@ -19,7 +19,9 @@
 //! of an answer is taken (by the kernel, which closes the connection); bodies being read count against the source's
 //! bound from their beginning. Idle connections are closed only after MinIO has done so
 //! itself (15 s): otherwise a POST could meet a connection that is just being closed, and one attempt is all some
-//! targets make.
+//! targets make. For the same reason a connection is closed for another one, when every place is taken, only if no
+//! request was ever admitted on it ([`crate::places`]): strangers who say nothing keep no sender out, and no sender that
+//! was let in once loses its connection for strangers.
 //!
 //! **Deliberately not.** No TLS and no HTTP/2 (MinIO speaks HTTP/1.1; put a proxy before it where the way is not
 //! trusted). A body beyond [`DISCARD_LIMIT`] is answered before it has been read to its end; a sender that minds
@@ -50,7 +52,12 @@ use super::{
     refusal::{Refusal, Refusals},
     secret::{self, UnreadableFile},
 };
-use crate::{config::sources::WebhookConfig, domain::clock::Clock, telemetry::Metric};
+use crate::{
+    config::sources::WebhookConfig,
+    domain::clock::Clock,
+    places::{Place, Places, Standing},
+    telemetry::Metric,
+};
 
 /// How much of a body over the limit is kept for the quarantine, in bytes.
 pub const OVERSIZE_KEPT: usize = 64 << 10;
@@ -61,7 +68,8 @@ pub const DISCARD_LIMIT: u64 = 64 << 20;
 /// What strangers may take of our time.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time; more wait to be accepted.
+    /// Connections at a time. One more has the one closed that has waited longest for a first admitted request; if all
+    /// have had one, it waits.
     pub connections: usize,
     /// Time for a request's head, idle time before it included.
     pub head_time: Duration,
@@ -182,16 +190,20 @@ impl WebhookSource {
     pub async fn run(self, inbox: mpsc::Sender<Message>, stop: CancellationToken) {
         let Self { listener, endpoint, limits, .. } = self;
         let mut connections = JoinSet::new();
+        let (places, mut next) = (Places::new(limits.connections), None);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(ended) = connections.join_next(), if !connections.is_empty() => tell_panic(&endpoint, ended),
-                accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
-                    Ok((stream, _)) => {
-                        let request = Serving { endpoint: Arc::clone(&endpoint), inbox: inbox.clone(), limits };
-                        connections.spawn(serve(stream, request, stop.clone()));
+                place = places.take(), if next.is_some() => {
+                    if let Some(stream) = next.take() {
+                        let serving = Serving { endpoint: Arc::clone(&endpoint), inbox: inbox.clone(), limits, place };
+                        connections.spawn(serve(stream, serving, stop.clone()));
                     }
+                }
+                accepted = listener.accept(), if next.is_none() => match accepted {
+                    Ok((stream, _)) => next = Some(stream),
                     Err(error) => {
                         tracing::warn!(source = %endpoint.origin.source, %error, "a connection was not accepted");
                         // Out of descriptors: trying again at once would only spin.
@@ -218,10 +230,12 @@ struct Serving {
     endpoint: Arc<Endpoint>,
     inbox: mpsc::Sender<Message>,
     limits: Limits,
+    place: Place,
 }
 
 async fn serve(stream: TcpStream, serving: Serving, stop: CancellationToken) {
-    let Serving { endpoint, inbox, limits } = serving;
+    let Serving { endpoint, inbox, limits, place } = serving;
+    let (standing, given_up) = (place.standing(), place.standing().given_up());
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was not set");
     }
@@ -233,8 +247,8 @@ async fn serve(stream: TcpStream, serving: Serving, stop: CancellationToken) {
     }
     let source = Arc::clone(&endpoint.origin.source);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (endpoint, inbox) = (Arc::clone(&endpoint), inbox.clone());
-        async move { Ok::<_, Infallible>(endpoint.answer(request, &inbox, limits).await) }
+        let (endpoint, inbox, standing) = (Arc::clone(&endpoint), inbox.clone(), Arc::clone(&standing));
+        async move { Ok::<_, Infallible>(endpoint.answer(request, &inbox, limits, &standing).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -244,6 +258,7 @@ async fn serve(stream: TcpStream, serving: Serving, stop: CancellationToken) {
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = given_up.cancelled() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -278,8 +293,9 @@ impl Endpoint {
         request: Request<Incoming>,
         inbox: &mpsc::Sender<Message>,
         limits: Limits,
+        standing: &Standing,
     ) -> Response<Empty<Bytes>> {
-        match self.take(request, inbox, limits).await {
+        match self.take(request, inbox, limits, standing).await {
             Ok(()) | Err(Refusal::TwinDropped) => respond(StatusCode::OK),
             Err(Refusal::Unauthorized) => last(StatusCode::UNAUTHORIZED),
             Err(Refusal::NotFound) => last(StatusCode::NOT_FOUND),
@@ -298,8 +314,9 @@ impl Endpoint {
         request: Request<Incoming>,
         inbox: &mpsc::Sender<Message>,
         limits: Limits,
+        standing: &Standing,
     ) -> Result<(), Refusal> {
-        self.admit(&request).inspect_err(|refusal| self.refusals.tell(*refusal))?;
+        self.admit(&request, standing).inspect_err(|refusal| self.refusals.tell(*refusal))?;
         let body = request.into_body();
         let declared = body.size_hint().exact();
         if declared == Some(0) {
@@ -318,15 +335,17 @@ impl Endpoint {
         self.hand_over(read, pressed, permit, inbox).await.inspect_err(|refusal| self.refusals.tell(*refusal))
     }
 
-    /// Whether to look at the request at all. HEAD is an old MinIO's probe.
-    fn admit(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+    /// Whether to look at the request at all, on a connection that stays for it. HEAD is an old MinIO's probe.
+    fn admit(&self, request: &Request<Incoming>, standing: &Standing) -> Result<(), Refusal> {
         if request.uri().path() != self.path || ![Method::POST, Method::HEAD].contains(request.method()) {
             return Err(Refusal::NotFound);
         }
         let given = request.headers().get(header::AUTHORIZATION);
         match &self.authorization {
             Some(authorization) if !authorization.admits(given) => Err(Refusal::Unauthorized),
-            _ => Ok(()),
+            // Never waiting again: this connection is the sender's from now on.
+            _ if standing.begin() => Ok(()),
+            _ => Err(Refusal::NotSafe),
         }
     }
 

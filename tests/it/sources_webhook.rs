@@ -33,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [] slow_head_and_slow_body_are_cut_off;
         [] sender_that_takes_no_answer_is_cut_off;
         [] connections_over_the_limit_wait_their_turn;
+        [] strangers_connections_keep_no_sender_out_and_cut_none_off;
         [] stop_lets_a_running_request_be_answered_and_accepts_no_more;
         [Minio] minio_with_a_queue_repeats_until_it_was_acknowledged;
     }
@@ -320,12 +321,55 @@ async fn sender_that_takes_no_answer_is_cut_off(_: Ctx) -> Result<()> {
 async fn connections_over_the_limit_wait_their_turn(_: Ctx) -> Result<()> {
     let limits = Limits { connections: 2, head_time: Duration::from_millis(500), ..Limits::default() };
     let mut hook = open("", Redelivers::Yes, limits).await?;
-    let _idle = [Sender::connect(hook.address).await?, Sender::connect(hook.address).await?];
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut sender = Sender::connect(hook.address).await?;
+        sender.send(post("/minio", "", "")).await?;
+        ensure!(sender.answer().await?.starts_with("http/1.1 200"));
+        idle.push(sender);
+    }
     let mut third = Sender::connect(hook.address).await?;
     third.send(post("/minio", "", "patient")).await?;
-    // It is let in when the idle ones have been cut off.
+    // It is let in when the idle ones have been cut off, for which theirs is the time of a head.
     hook.running.next().await?.ack.acknowledge();
     ensure!(third.answer().await?.starts_with("http/1.1 200"));
+    hook.running.end().await
+}
+
+async fn strangers_connections_keep_no_sender_out_and_cut_none_off(_: Ctx) -> Result<()> {
+    let token = "Authorization: Bearer secret\r\n";
+    // Nobody is closed for being idle or slow here.
+    let limits = Limits { connections: 64, head_time: Duration::from_hours(1), ..Limits::default() };
+    let mut hook = open("token = \"secret\"", Redelivers::No, limits).await?;
+    let mut idle = Sender::connect(hook.address).await?;
+    idle.send(post("/minio", token, "before")).await?;
+    hook.running.next().await?.ack.acknowledge();
+    ensure!(idle.answer().await?.starts_with("http/1.1 200"));
+    let mut slow = Sender::connect(hook.address).await?;
+    slow.send(post("/minio", token, "slow")).await?;
+    let unsettled = hook.running.next().await?;
+    let mut strangers = Vec::new();
+    for number in 0..limits.connections + 50 {
+        let mut stranger = Sender::connect(hook.address).await?;
+        stranger.send(if number % 2 == 0 { "" } else { "POST /minio HTTP/1.1\r\nHo" }).await?;
+        strangers.push(stranger);
+    }
+    let mut fresh = Sender::connect(hook.address).await?;
+    fresh.send(post("/minio", token, "new")).await?;
+    let message = hook.running.next().await?;
+    ensure!(text(&message) == "new");
+    message.ack.acknowledge();
+    ensure!(fresh.answer().await?.starts_with("http/1.1 200"));
+    for gone in &mut strangers[..50] {
+        gone.is_closed().await?;
+    }
+    unsettled.ack.acknowledge();
+    ensure!(slow.answer().await?.starts_with("http/1.1 200"), "a request in progress was cut off");
+    idle.send(post("/minio", token, "after")).await?;
+    hook.running.next().await?.ack.acknowledge();
+    ensure!(idle.answer().await?.starts_with("http/1.1 200"), "a sender's idle connection was closed");
+    // A head that has begun is waited for when the source stops.
+    drop(strangers);
     hook.running.end().await
 }
 
