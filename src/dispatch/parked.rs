@@ -42,7 +42,7 @@ const BATCH: usize = 64;
 
 /// Deliveries of one function that attempts may own beside those that can run at once: their outcome is still to be written
 /// down. A function that fails faster than that is not called more often, and the file's other users need not wait.
-const UNRECORDED: usize = 4 * BATCH;
+pub(super) const UNRECORDED: usize = 4 * BATCH;
 
 /// Whether a delivery that came due can be tried.
 pub(super) enum Fit {
@@ -142,14 +142,16 @@ impl Dispatcher {
     async fn serve(&self, lane: &Arc<Lane>, now: Timestamp) -> Result<(), QueueError> {
         let queue = &self.inner.parts.queue;
         let monotonic = self.inner.parts.clock.monotonic();
-        if self.pass_over(lane).len() >= lane.at_once().saturating_add(UNRECORDED) {
+        let most = lane.at_once().saturating_add(UNRECORDED);
+        let room = most.saturating_sub(self.pass_over(lane).len());
+        if room == 0 {
             // Woken by the end of any of them.
             lane.looked(true, None);
             return Ok(());
         }
         let mut permits: Vec<LanePermit> = Vec::new();
         let mut refused = None;
-        while permits.len() < BATCH && refused.is_none() {
+        while permits.len() < BATCH.min(room) && refused.is_none() {
             match lane.try_permit(monotonic) {
                 Ok(permit) => permits.push(permit),
                 Err(why) => refused = Some(why),

@@ -1,9 +1,12 @@
 //! What might be lost, called for nothing, or kept waiting where two things happen at once, or one goes wrong.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::time::timeout;
 
 use super::{
+    parked::UNRECORDED,
     tests::{Act, Bench, SOON, Wrong, is_safe, redelivers},
     *,
 };
@@ -92,6 +95,36 @@ async fn what_was_delivered_is_not_called_again_while_it_cannot_be_recorded() {
     hold.rollback().await.unwrap();
     bench.until("the row is gone", async || bench.parked().await == 0).await;
     assert_eq!(bench.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_function_is_called_for_so_many_only_as_are_not_recorded_yet() {
+    // A disk that hangs, and does not fail.
+    let options = QueueOptions { busy_timeout: SOON * 4, ..QueueOptions::default() };
+    let (at_once, all) = (4, 600);
+    let bench = Bench::still(vec![Act::Wait(Class::Ok); at_once], 4, options).await;
+    futures_util::future::join_all((0..all).map(|_| bench.park(&bench.binding, false))).await;
+    let (pump, beats) = (bench.dispatcher.clone(), Arc::new(AtomicUsize::new(0)));
+    let rounds = Arc::clone(&beats);
+    tokio::spawn(async move {
+        let beat = || _ = rounds.fetch_add(1, Ordering::SeqCst);
+        pump.run(beat).await.unwrap();
+    });
+    bench.until("all that run at once are called", async || bench.calls() == at_once).await;
+    let mut other = other(&bench).await;
+    let hold = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    bench.script.gate.add_permits(at_once);
+    let most = at_once + UNRECORDED;
+    bench.until("as many as may be are in hand", async || bench.dispatcher.running_count() >= most).await;
+    let reached = beats.load(Ordering::SeqCst);
+    bench.until("the pump goes on", async || beats.load(Ordering::SeqCst) >= reached + 3).await;
+    // None of them is recorded, so that every call is in hand.
+    assert_eq!((bench.dispatcher.running_count(), bench.calls()), (most, most));
+    assert_eq!(bench.parked().await, all);
+    hold.rollback().await.unwrap();
+    bench.until("all are recorded", async || bench.parked().await == 0).await;
+    let called: BTreeSet<_> = lock(&bench.script.calls).iter().copied().collect();
+    assert_eq!((bench.calls() as u64, called.len() as u64), (all, all), "each is called once");
 }
 
 #[tokio::test]
