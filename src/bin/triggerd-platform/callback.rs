@@ -109,7 +109,7 @@ impl Caller {
         if status.is_success() {
             return Ok(Said::Taken);
         }
-        let after = retry_after(&answer);
+        let after = retry_after(&answer, clock::unix_seconds());
         let why = reason(answer).await;
         let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
         if again || status.is_server_error() {
@@ -119,10 +119,16 @@ impl Caller {
     }
 }
 
-/// What the answer asks for in seconds; a date there is passed over.
-fn retry_after(answer: &Response) -> Option<Duration> {
-    let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
+/// How long the answer asks to wait, as seconds or as a date; `now` is in seconds since 1970. A date that is past asks for
+/// nothing.
+fn retry_after(answer: &Response, now: u64) -> Option<Duration> {
+    let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    let seconds = u64::try_from(date.as_second()).ok()?.saturating_sub(now);
+    Some(Duration::from_secs(seconds))
 }
 
 /// The beginning of what the answer says: a problem's `detail`, or its text.
@@ -169,8 +175,11 @@ mod tests {
         let answer = |after: &str, body: String| {
             Response::from(http::Response::builder().header("retry-after", after).body(body).unwrap())
         };
-        assert_eq!(retry_after(&answer("7", String::new())), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after(&answer("Sun, 22 Nov 2026 05:00:00 GMT", String::new())), None);
+        let after = |value| retry_after(&answer(value, String::new()), 784_111_770);
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Sun, 06 Nov 1994 08:49:20 GMT"), Some(Duration::ZERO));
+        assert_eq!((after("soon"), after("-1"), after("")), (None, None, None));
         let problem = serde_json::json!({"title": "No", "detail": "the disk fails"}).to_string();
         assert_eq!(reason(answer("1", problem)).await, "the disk fails");
         assert_eq!(reason(answer("1", " \n".into())).await, "no reason given");
