@@ -78,6 +78,8 @@ pub(super) async fn bind(
     body: Body,
 ) -> Result<Response, Problem> {
     let spec = spec(&state, &caller, body.json()?)?;
+    let platform = spec.function.platform.clone();
+    let most = state.names.most.get(&platform).copied().unwrap_or(u32::MAX);
     let now = state.clock.now();
     let mut random = [0; 10];
     state.entropy.fill(&mut random);
@@ -87,6 +89,7 @@ pub(super) async fn bind(
         secret: SigningSecret::generate(&*state.entropy),
         by: caller.to_string(),
         now,
+        most,
     };
     match state.relations.bind(new).await? {
         Bound::Created(binding) => {
@@ -108,6 +111,14 @@ pub(super) async fn bind(
                 .remedy(format!("look at binding {id}; to change its settings, unbind it and bind again (what happens in between fires \
                      nothing; what is parked becomes dead letters, which `replay` gives to the new binding)"))
                 .with("binding", id))
+        }
+        Bound::Full => {
+            let title = "The platform has as many bindings as it may have";
+            Err(Problem::new(409, "too-many-bindings", title)
+                .detail(format!("platform `{platform}` may have {most} bindings (`max_bindings`), and has as many"))
+                .remedy(format!(
+                    "unbind what is not needed, or raise `max_bindings` of [platforms.{platform}] in the config and restart"
+                )))
         }
         Bound::Unbinding(binding) => {
             let id = binding.id.to_string();

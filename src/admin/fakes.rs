@@ -234,6 +234,7 @@ pub(crate) fn state(world: &Arc<World>) -> AdminState {
             twins: names(&[]),
             platforms: names(&["local", "other"]),
             silent: names(&["other"]),
+            most: [("other".into(), 2)].into(),
         },
         open_metrics: true,
         relations: Arc::clone(&world.relations) as _,

@@ -43,7 +43,13 @@ pub(crate) mod fakes;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
@@ -93,6 +99,8 @@ pub struct Names {
     pub platforms: BTreeSet<String>,
     /// Of the platforms that cannot send results to this daemon.
     pub silent: BTreeSet<String>,
+    /// Most bindings of a platform, by its name.
+    pub most: BTreeMap<String, u32>,
 }
 
 /// What the handlers work with.

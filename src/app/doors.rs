@@ -41,6 +41,7 @@ pub(super) fn state(
                 .map(|(name, _)| name.clone())
                 .collect(),
             platforms: config.platforms.keys().cloned().collect(),
+            most: config.platforms.iter().map(|(name, it)| (name.clone(), it.max_bindings)).collect(),
             silent: config.cannot_call_back().into_iter().map(str::to_owned).collect(),
         },
         open_metrics: config.admin.open_metrics,

@@ -76,7 +76,7 @@ impl World {
         self.made += 1;
         let id = BindingId::from_bytes(u128::from(self.made).to_be_bytes());
         let secret = SigningSecret::generate(&SeededEntropy::new(self.made));
-        let new = NewBinding { id, spec, secret, by: "operator".into(), now: NOW };
+        let new = NewBinding { id, spec, secret, by: "operator".into(), now: NOW, most: u32::MAX };
         let Answer::Created(binding) = self.relations.bind(new).await.unwrap() else { return None };
         self.set(&binding, state).await;
         Some(id)

@@ -31,7 +31,14 @@ pub struct PlatformConfig {
     /// A file that holds that token.
     #[serde(default)]
     pub api_token_file: Option<std::path::PathBuf>,
+    /// Most bindings of its functions; 0 takes no new ones.
+    #[serde(default = "max_bindings")]
+    pub max_bindings: u32,
     /// Its function that is given the dead letters of bindings that name none themselves.
     #[serde(default)]
     pub dead_letter_function: Option<String>,
+}
+
+fn max_bindings() -> u32 {
+    10_000
 }

@@ -154,6 +154,8 @@ pub struct NewBinding {
     pub by: String,
     /// When.
     pub now: Timestamp,
+    /// It is not made when its platform has as many, those that are being taken back included.
+    pub most: u32,
 }
 
 /// What came of asking for a binding.
@@ -167,6 +169,8 @@ pub enum Bound {
     Conflict(Binding),
     /// The same one is there and is being taken back; ask again when it is gone.
     Unbinding(Binding),
+    /// It is not there, and its platform has as many as it may have.
+    Full,
 }
 
 /// What the reconciler found out about a binding.

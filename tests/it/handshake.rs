@@ -148,6 +148,7 @@ impl Site {
             secret: SigningSecret::generate(&SystemEntropy),
             by: "operator".into(),
             now,
+            most: u32::MAX,
         };
         let Bound::Created(binding) = self.relations.bind(new).await? else { bail!("it was bound before") };
         self.handle.wake_binding(binding.id);

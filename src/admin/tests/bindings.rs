@@ -37,6 +37,27 @@ async fn the_same_request_gives_the_same_binding_and_other_settings_are_a_confli
 }
 
 #[tokio::test]
+async fn a_platform_with_as_many_bindings_as_it_may_have_is_told_which_setting_says_so() {
+    let api = Api::new();
+    let mut request = with("platform", "other");
+    for function in ["one", "two"] {
+        request["function"] = function.into();
+        api.post(OTHER, "/v1/bindings", &request).await.is(202);
+    }
+    api.post(OTHER, "/v1/bindings", &request).await.is(200);
+    request["function"] = "three".into();
+    for token in [OTHER, OPERATOR] {
+        let refused = api.post(token, "/v1/bindings", &request).await;
+        let said = refused.problem(409, "too-many-bindings");
+        assert!(
+            said.contains("platform `other` may have 2 bindings") && said.contains("max_bindings"),
+            "{said}"
+        );
+    }
+    api.bind(OPERATOR, &with("platform", "local")).await;
+}
+
+#[tokio::test]
 async fn a_wrong_request_names_the_field() {
     let api = Api::new().await;
     let refused = async |body: &Value, status, slug| {

@@ -90,7 +90,8 @@ impl Site {
         entropy.fill(&mut random);
         let id = BindingId::new(self.clock.now(), random);
         let secret = SigningSecret::generate(&entropy);
-        let new = NewBinding { id, spec, secret, by: "operator".into(), now: self.clock.now() };
+        let new =
+            NewBinding { id, spec, secret, by: "operator".into(), now: self.clock.now(), most: u32::MAX };
         assert!(matches!(self.relations.bind(new).await.unwrap(), Bound::Created(_)));
         id
     }

@@ -15,7 +15,7 @@ use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::wait::{eventually, wait_for};
 
@@ -150,7 +150,11 @@ impl Process {
 
     /// Stops its threads (SIGSTOP): connections stay open and nothing answers.
     pub(crate) fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        // Until the last of them has stopped, any may answer still.
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(Pid::from_child(&self.child)), stopped)?;
+        Ok(())
     }
 
     /// Lets it go on after [`pause`](Self::pause).

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, bail, ensure};
 use triggerd::{
     domain::binding::{State, StepState, Wanted},
-    relations::{Bound, ListQuery, RelationsError},
+    relations::{Bound, ListQuery, NewBinding, RelationsError},
 };
 
 use super::{World, at, bind, conformance, new, progress, read, shown, spec};
@@ -18,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         other_settings_for_the_same_filter_and_function_are_a_conflict;
         daemons_that_bind_the_same_at_once_make_one_binding;
         unbinding_is_idempotent_and_binding_again_waits_until_it_is_gone;
+        a_platform_has_no_more_bindings_than_it_may_have;
         only_an_unbinding_one_can_be_removed;
         progress_is_recorded_only_on_what_was_seen;
         progress_that_says_nothing_new_changes_nothing;
@@ -93,6 +94,41 @@ async fn daemons_that_bind_the_same_at_once_make_one_binding(world: World) -> Re
     }
     ensure!(created == 1 && ids.len() == 1, "{created} created, ids {ids:?}");
     ensure!(world.open().await?.head().await?.revision == 1);
+    Ok(())
+}
+
+async fn a_platform_has_no_more_bindings_than_it_may_have(world: World) -> Result<()> {
+    let request = |platform: &str, function: String, seed| {
+        let mut spec = spec("photos", &function)?;
+        platform.clone_into(&mut spec.function.platform);
+        anyhow::Ok(NewBinding { most: 3, ..new(spec, seed) })
+    };
+    let mut asked = tokio::task::JoinSet::new();
+    for seed in 0..12 {
+        let (relations, request) = (world.open().await?, request("local", format!("f{seed}"), seed)?);
+        asked.spawn(async move { relations.bind(request).await });
+    }
+    let (mut made, mut refused) = (Vec::new(), 0);
+    while let Some(answer) = asked.join_next().await {
+        match answer?? {
+            Bound::Created(binding) => made.push(binding),
+            Bound::Full => refused += 1,
+            other => bail!("{other:?}"),
+        }
+    }
+    ensure!((made.len(), refused) == (3, 9), "{} made, {refused} refused, by daemons at once", made.len());
+    let relations = world.open().await?;
+    ensure!(relations.head().await?.revision == 3, "a refusal made a revision");
+    let mut again = request("local", String::new(), 20)?;
+    again.spec = made[0].spec.clone();
+    ensure!(matches!(relations.bind(again).await?, Bound::Same(_)), "what is there may be asked for");
+    let other = request("other", "f".into(), 21)?;
+    ensure!(matches!(relations.bind(other).await?, Bound::Created(_)), "another platform has its own");
+    relations.unbind(made[0].id, "operator", at(1)).await?;
+    let next = request("local", "next".into(), 22)?;
+    ensure!(matches!(relations.bind(next.clone()).await?, Bound::Full), "it is there until it is gone");
+    relations.remove(made[0].id, at(2)).await?;
+    ensure!(matches!(relations.bind(next).await?, Bound::Created(_)));
     Ok(())
 }
 

@@ -169,6 +169,7 @@ pub(crate) fn new(spec: BindingSpec, seed: u64) -> NewBinding {
         secret: SigningSecret::generate(&entropy),
         by: "operator".into(),
         now: at(0),
+        most: u32::MAX,
     }
 }
 
