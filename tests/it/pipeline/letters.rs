@@ -5,12 +5,14 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use triggerd::domain::clock::{Clock as _, SystemClock};
 
 use super::world::{Plan, SOON, WEBHOOK_TOKEN, World, noting};
 use crate::harness::{
@@ -22,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests! {
         [Minio] dead_letters_are_found_by_filter_and_shown_with_their_attempts;
         [Minio] many_are_replayed_at_a_pace_once_each_and_discarded_with_a_reason;
+        [Minio] a_replay_of_many_keeps_its_pace;
         [Minio] a_replay_of_many_is_stopped_by_ctrl_c_and_taken_up_again;
         [Minio] what_is_in_quarantine_is_shown_tried_again_and_discarded;
         [Minio] dead_letters_of_age_are_announced_and_dropped;
@@ -168,6 +171,19 @@ pub(crate) async fn many_are_replayed_at_a_pace_once_each_and_discarded_with_a_r
     ensure!(discarded["discarded"].as_array().context("no list")?.len() == 3, "{discarded}");
     ensure!(world.daemon.log()?.matches("logs of a trial").count() == 3, "each is logged with the reason");
     ensure!(count(&world, &[])? == 0);
+    world.daemon.stop().await
+}
+
+pub(crate) async fn a_replay_of_many_keeps_its_pace(ctx: Ctx) -> Result<()> {
+    let mut world = with_letters(&ctx, 10, 0).await?;
+    fs::write(world.platform.file("mended"), "")?;
+    let clock = SystemClock::new();
+    let replayed = parsed(&world, &["dead-letters", "replay", "--all", "--rate", "5"])?;
+    let took = clock.monotonic();
+    ensure!(replayed["replayed"].as_array().map(Vec::len) == Some(10), "{replayed}");
+    // Nine pauses of a fifth of a second lie between ten.
+    ensure!(took >= Duration::from_millis(1_600), "ten at five a second took only {took:?}");
+    world.platform.wait_for_calls("thumb", 20).await?;
     world.daemon.stop().await
 }
 
