@@ -56,11 +56,14 @@ use loops::{
     a_function_that_feeds_itself_is_told_of_and_every_event_fires, what_a_binding_ignores_does_not_fire_it,
     what_a_storage_ignores_fires_nothing,
 };
-use neighbours::neighbours_that_hang_are_down_or_refuse_delay_nobody_and_lose_nothing;
+use neighbours::{
+    a_flood_of_a_function_that_hangs_delays_nobody_and_is_drained,
+    neighbours_that_hang_are_down_or_refuse_delay_nobody_and_lose_nothing,
+};
 use pace::the_reconciler_rests_when_idle_and_takes_a_hundred_bindings_together;
 use twin::{
-    a_binding_gets_both_legs_when_it_asks_for_them, each_object_fires_once_though_two_targets_bring_it,
-    twin_targets_lose_nothing_while_the_daemon_is_away,
+    a_binding_gets_both_legs_when_it_asks_for_them, a_second_copy_is_acknowledged_without_a_write,
+    each_object_fires_once_though_two_targets_bring_it, twin_targets_lose_nothing_while_the_daemon_is_away,
 };
 
 use crate::harness::suite::{Test, tests};
@@ -77,6 +80,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] secrets_are_in_no_log;
         [Minio] each_object_fires_once_though_two_targets_bring_it;
         [Minio] a_binding_gets_both_legs_when_it_asks_for_them;
+        [Minio] a_second_copy_is_acknowledged_without_a_write;
         [Minio] twin_targets_lose_nothing_while_the_daemon_is_away within 180;
         [Minio] what_a_binding_ignores_does_not_fire_it;
         [Minio] what_a_storage_ignores_fires_nothing;
@@ -88,6 +92,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [Minio] unbinding_makes_dead_letters_of_what_is_parked_or_forgets_it_when_asked;
         [Minio] hostile_platforms_keep_their_own_bindings_pending_and_no_others within 180;
         [Minio] functions_of_hostile_platforms_are_classified_and_delay_no_others within 180;
+        [Minio] a_flood_of_a_function_that_hangs_delays_nobody_and_is_drained within 400;
         [Minio] neighbours_that_hang_are_down_or_refuse_delay_nobody_and_lose_nothing within 400;
         [Minio] the_reconciler_rests_when_idle_and_takes_a_hundred_bindings_together within 180;
     };

@@ -13,10 +13,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
+    disk_faults::RECORDING,
     hostile::keep_rule,
-    world::{Daemon, Plan, World},
+    world::{Daemon, Plan, WEBHOOK_TOKEN, World},
 };
 use crate::harness::{
     receiver::{Answer, Receiver},
@@ -29,6 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Uploads, each of which fires every function.
 const UPLOADS: usize = 300;
+
+/// Events of the flood; one in so many is for the healthy function, all others are for the one that hangs.
+const FLOOD: usize = 3_000;
+const FLOOD_HEALTHY: usize = 10;
+
+/// Events of the flood in a second.
+const FLOOD_RATE: u32 = 1_000;
 
 /// Neighbours that are no use, and what their breaker says of them.
 const NEIGHBOURS: [(&str, &str); 3] =
@@ -104,12 +113,82 @@ async fn upload(world: &World) -> Result<()> {
 }
 
 async fn all_called(street: &Street, function: &str) -> Result<()> {
+    called_for(street, function, UPLOADS).await
+}
+
+async fn called_for(street: &Street, function: &str, count: usize) -> Result<()> {
     eventually(&format!("{function} gets every event"), PATIENCE, async || {
         let called = street.called(function);
-        ensure!(called == UPLOADS, "{called} of {UPLOADS}");
+        ensure!(called == count, "{called} of {count}");
         Ok(())
     })
     .await
+}
+
+/// Notifies of so many events, [`FLOOD_RATE`] a second or as many as the daemon takes: the others wait for their places.
+async fn flood(source: &str) -> Result<()> {
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / FLOOD_RATE);
+    let (places, mut sent) = (Arc::new(Semaphore::new(64)), JoinSet::new());
+    for number in 0..FLOOD {
+        ticks.tick().await;
+        let place = Arc::clone(&places).acquire_owned().await?;
+        let key = match number % FLOOD_HEALTHY {
+            0 => format!("in/{number}.jpg"),
+            _ => format!("flood/{number}.jpg"),
+        };
+        let mut body: Value = serde_json::from_str(RECORDING)?;
+        body["Key"] = format!("photos/{key}").into();
+        body["Records"][0]["s3"]["bucket"]["name"] = "photos".into();
+        body["Records"][0]["s3"]["object"]["key"] = key.into();
+        let request = http.post(source).bearer_auth(WEBHOOK_TOKEN).body(body.to_string());
+        sent.spawn(async move {
+            let answer = request.send().await?.error_for_status();
+            drop(place);
+            answer.map(drop)
+        });
+    }
+    while let Some(answer) = sent.join_next().await {
+        answer??;
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_flood_of_a_function_that_hangs_delays_nobody_and_is_drained(ctx: Ctx) -> Result<()> {
+    let street = Street::open().await?;
+    let mut world = World::start(&ctx, &street.plan()).await?;
+    world.minio.create_bucket("photos").await?;
+    // Slow enough to be seen while it drains.
+    bind(&world, "hanging", json!({"prefix": "flood/", "rate_limit": 600, "concurrency": 64})).await?;
+    bind(&world, "healthy", json!({"prefix": "in/"})).await?;
+    let healthy = FLOOD.div_ceil(FLOOD_HEALTHY);
+    flood(&world.source).await?;
+    called_for(&street, "healthy", healthy).await?;
+    let stuck = flow(&world.daemon, "hanging")?;
+    ensure!(stuck["parked"] == FLOOD - healthy && stuck["drained_per_s"] == 0.0, "{stuck}");
+
+    // What a crash leaves of the flood is in the file. And a daemon that has just been started has seen nothing parked, which
+    // its estimate would set against what is drained.
+    world.daemon.kill9().await?;
+    world.daemon.start_again().await?;
+    street.well.store(true, Ordering::SeqCst);
+    eventually("an operator sees it drain, and until when", PATIENCE, async || {
+        let flow = flow(&world.daemon, "hanging")?;
+        let (rate, left) = (flow["drained_per_s"].as_f64(), flow["parked"].as_u64());
+        ensure!(rate > Some(0.0) && left > Some(0) && flow["empty_in_s"].as_u64() > Some(0), "{flow}");
+        Ok(())
+    })
+    .await?;
+    called_for(&street, "hanging", FLOOD - healthy).await?;
+    eventually("nothing is parked", PATIENCE, async || {
+        let flow = flow(&world.daemon, "hanging")?;
+        ensure!(flow["parked"] == 0 && flow["empty_in_s"] == 0, "{flow}");
+        Ok(())
+    })
+    .await?;
+    ensure!(street.called("healthy") == healthy, "not all of the healthy function");
+    ensure!(world.daemon.dead_letters().await?.is_empty(), "something was given up");
+    world.daemon.stop().await
 }
 
 pub(crate) async fn neighbours_that_hang_are_down_or_refuse_delay_nobody_and_lose_nothing(

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,9 +13,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::world::{Plan, SOON, Way, World, ids_by_key, noting};
+use super::{
+    disk_faults::RECORDING,
+    world::{Plan, SOON, WEBHOOK_TOKEN, Way, World, ids_by_key, noting},
+};
 use crate::harness::{
     ports::free_port,
     suite::Ctx,
@@ -22,6 +26,9 @@ use crate::harness::{
 };
 
 const OBJECTS: usize = 300;
+
+/// Events whose second copies come when they are delivered.
+const COPIES: u32 = 200;
 
 /// Uploads that are made while the daemon is away.
 const AWAY: usize = 200;
@@ -57,6 +64,63 @@ pub(crate) async fn each_object_fires_once_though_two_targets_bring_it(ctx: Ctx)
     let calls = world.platform.calls("thumb")?;
     ensure!(calls.len() == OBJECTS, "{} calls for {OBJECTS} objects", calls.len());
     ensure!(ids_by_key(&calls)?.len() == OBJECTS);
+    Ok(())
+}
+
+/// The first copies come by the fast leg, the second ones by the safe one, each answered before the next is sent: so a
+/// transaction for each of them would be as many. Some come when their function has answered, and some while it works.
+pub(crate) async fn a_second_copy_is_acknowledged_without_a_write(ctx: Ctx) -> Result<()> {
+    let fast_port = free_port()?;
+    let until_free = "while test -e \"$FOLDER/hold\"; do sleep 0.05; done";
+    let plan = Plan { way: Way::Twin { fast_port }, ..Plan::webhook(&noting("thumb", until_free)) };
+    let mut world = World::start(&ctx, &plan).await?;
+    world.bind("photos", "thumb", &json!({"concurrency": 8, "twin": true})).await?;
+    let (fast, safe) = (format!("http://127.0.0.1:{fast_port}/minio"), world.source.clone());
+    let metric = async |name, labels: &[&str]| world.daemon.metric(name, labels).await;
+
+    notify(&fast, 0..COPIES).await?;
+    eventually("all are delivered", SOON, async || {
+        let delivered = metric("triggerd_delivery_seconds_count", &[]).await?;
+        ensure!(delivered >= f64::from(COPIES), "{delivered}");
+        Ok(())
+    })
+    .await?;
+    // A call that is under way, and one that waits for its turn.
+    fs::write(world.platform.file("hold"), "")?;
+    notify(&fast, COPIES..COPIES + 40).await?;
+    let before = world.platform.wait_for_calls("thumb", usize::try_from(COPIES)? + 8).await?.len();
+
+    let commits = metric("triggerd_queue_commits_total", &[]).await?;
+    ensure!(commits >= 1.0, "nothing was written of the first copies, whose function is slow");
+    notify(&safe, 0..COPIES + 40).await?;
+    let more = metric("triggerd_queue_commits_total", &[]).await? - commits;
+    let repeats = metric("triggerd_event_repeats_total", &["source=\"main\""]).await?;
+    ensure!((repeats - f64::from(COPIES + 40)).abs() < 0.5, "{repeats} second copies");
+    // The daemon's probe of its disk writes, too, once in a few seconds.
+    ensure!(more < 20.0, "{more} transactions for {repeats} second copies");
+    ensure!(world.platform.calls("thumb")?.len() == before, "a second copy fired");
+
+    fs::remove_file(world.platform.file("hold"))?;
+    let all = usize::try_from(COPIES + 40)?;
+    world.platform.wait_for_calls("thumb", all).await?;
+    world.daemon.stop().await?;
+    let calls = world.platform.calls("thumb")?;
+    ensure!(calls.len() == all && ids_by_key(&calls)?.len() == all, "{} calls", calls.len());
+    Ok(())
+}
+
+/// Sends notifications of these numbers, one after the other, as MinIO does.
+async fn notify(source: &str, numbers: Range<u32>) -> Result<()> {
+    let http = reqwest::Client::builder().no_proxy().timeout(SOON).build()?;
+    for number in numbers {
+        let key = format!("in/{number}.jpg");
+        let mut body: Value = serde_json::from_str(RECORDING)?;
+        body["Key"] = format!("photos/{key}").into();
+        body["Records"][0]["s3"]["bucket"]["name"] = "photos".into();
+        body["Records"][0]["s3"]["object"]["key"] = key.into();
+        let request = http.post(source).bearer_auth(WEBHOOK_TOKEN).body(body.to_string());
+        request.send().await?.error_for_status()?;
+    }
     Ok(())
 }
 
