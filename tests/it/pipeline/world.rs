@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use http::Uri;
 use reqwest::{Method, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -80,6 +81,17 @@ pub(crate) struct Plan {
     pub(crate) extra: String,
     /// More variables of the daemon's environment.
     pub(crate) env: Vec<(&'static str, String)>,
+    /// Ports that MinIO's webhooks send to, where somebody stands before the sources.
+    pub(crate) before: Before,
+}
+
+/// Who stands between MinIO's webhooks and the sources.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Before {
+    /// Before the source `main`, of each daemon.
+    pub(crate) main: Option<u16>,
+    /// Before the source `fast`.
+    pub(crate) fast: Option<u16>,
 }
 
 impl Plan {
@@ -93,13 +105,14 @@ impl Plan {
             storage: String::new(),
             extra: String::new(),
             env: Vec::new(),
+            before: Before::default(),
         }
     }
 }
 
 /// MinIO, daemon and platform.
 pub(crate) struct World {
-    /// Where the webhook source listens.
+    /// Where the webhook source listens, whoever stands before it.
     pub(crate) source: String,
     pub(crate) minio: Minio,
     pub(crate) daemon: Daemon,
@@ -130,6 +143,11 @@ impl World {
             Daemon::start(&nodes[1], two, &plan.env)
         )?;
         Ok((Self { source: nodes[0].endpoint(), minio, daemon, platform }, second))
+    }
+
+    /// The port of 127.0.0.1 that the webhook source listens on.
+    pub(crate) fn source_port(&self) -> Result<u16> {
+        self.source.parse::<Uri>()?.port_u16().context("no port")
     }
 
     /// Makes a bucket and a binding of it to a function, and waits until it is active.
@@ -185,19 +203,21 @@ async fn surroundings(ctx: &Ctx, plan: &Plan, nodes: &[Node]) -> Result<(Minio, 
 
 fn minio_options(plan: &Plan, nodes: &[Node]) -> MinioOptions {
     let env = vec![("MINIO_PROMETHEUS_AUTH_TYPE".into(), "public".into())];
+    let main = |node: &Node| plan.before.main.unwrap_or(node.source_port);
+    let fast = |port: u16| plan.before.fast.unwrap_or(port);
     match &plan.way {
         Way::Webhook { queue_dir } => MinioOptions {
             webhooks: nodes
                 .iter()
-                .map(|node| webhook_target(&node.target(), node.source_port, *queue_dir))
+                .map(|node| webhook_target(&node.target(), main(node), *queue_dir))
                 .collect(),
             env,
             ..MinioOptions::default()
         },
         Way::Twin { fast_port } => MinioOptions {
             webhooks: vec![
-                webhook_target("FAST", *fast_port, false),
-                webhook_target("TRIGGERD", nodes[0].source_port, true),
+                webhook_target("FAST", fast(*fast_port), false),
+                webhook_target("TRIGGERD", main(&nodes[0]), true),
             ],
             env,
             ..MinioOptions::default()
@@ -207,7 +227,7 @@ fn minio_options(plan: &Plan, nodes: &[Node]) -> MinioOptions {
         }
         Way::Deployed { broker, fast_port } => MinioOptions {
             mqtts: vec![mqtt_target(broker, true)],
-            webhooks: vec![webhook_target("FAST", *fast_port, false)],
+            webhooks: vec![webhook_target("FAST", fast(*fast_port), false)],
             env: [env, vec![("MINIO_API_SYNC_EVENTS".into(), "on".into())]].concat(),
             ..MinioOptions::default()
         },

@@ -1,8 +1,12 @@
 //! The books: what was offered, what each function was called for, what is still owed.
 //!
 //! *Offered* is an event that somebody said yes to: MinIO answered 200 to its upload, or the broker acknowledged its
-//! notification. From then on each function that it fires is owed a call (or a dead letter), whatever breaks. A call may
-//! come before the yes; an upload that failed is not offered, and a call for it is no fault.
+//! notification. From then on each function that it fires is owed a call that it *answers* (or a dead letter), whatever
+//! breaks. A call may come before the yes; an upload that failed is not offered, and a call for it is no fault.
+//!
+//! *Answered* is a call whose function has written its answer whole. A function whose platform is killed under it cannot
+//! write (nobody reads), and is owed another call. What was answered to a platform that dies before it hands the answer on
+//! may be called again: that is a duplicate, and counted.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -53,7 +57,7 @@ struct Offer {
 pub(super) struct Totals {
     /// Events.
     pub(super) offered: usize,
-    /// Deliveries of which the function was called at least once.
+    /// Deliveries that the function answered at least once.
     pub(super) delivered: usize,
     /// Dead letters.
     pub(super) dead: usize,
@@ -105,6 +109,10 @@ struct Calls {
     first: HashMap<String, Instant>,
     /// Calls of a delivery.
     of_delivery: HashMap<String, u32>,
+    /// Keys of which a call was answered.
+    answered: HashSet<String>,
+    /// Deliveries of which a call was answered.
+    delivered: HashSet<String>,
     repeated: usize,
 }
 
@@ -118,9 +126,9 @@ struct State {
 
 impl State {
     fn is_paid(&self, function: Function, key: &str) -> bool {
-        let called = || self.calls.get(&function).is_some_and(|calls| calls.first.contains_key(key));
+        let answered = || self.calls.get(&function).is_some_and(|calls| calls.answered.contains(key));
         let letter = || self.letters.contains(&(function, key.to_owned()));
-        if function == Function::Broken { letter() } else { called() || letter() }
+        if function == Function::Broken { letter() } else { answered() || letter() }
     }
 }
 
@@ -152,7 +160,7 @@ impl Books {
         }
     }
 
-    /// A function is called.
+    /// A function is called: it has begun.
     pub(super) fn called(&self, function: Function, key: &str, delivery: &str) {
         let (mut state, now) = (self.lock(), Instant::now());
         let calls = state.calls.entry(function).or_default();
@@ -162,6 +170,14 @@ impl Books {
         if *count > 1 && function != Function::Broken {
             calls.repeated += 1;
         }
+    }
+
+    /// A function has answered a call.
+    pub(super) fn answered(&self, function: Function, key: &str, delivery: &str) {
+        let mut state = self.lock();
+        let calls = state.calls.entry(function).or_default();
+        calls.answered.insert(key.to_owned());
+        calls.delivered.insert(delivery.to_owned());
         if function != Function::Broken {
             state.owed.remove(&(function, key.to_owned()));
         }
@@ -207,7 +223,7 @@ impl Books {
                 .calls
                 .iter()
                 .filter(|(function, _)| **function != Function::Broken)
-                .map(|(_, calls)| calls.of_delivery.len())
+                .map(|(_, calls)| calls.delivered.len())
                 .sum(),
             dead: state.letters.len(),
             duplicates: state.calls.values().map(|calls| calls.repeated).sum(),
@@ -233,6 +249,18 @@ impl Books {
             latencies.0.sort_unstable();
         }
         spans
+    }
+
+    /// How many events were offered within the last `window`, and for how many this function was called first in it.
+    pub(super) fn pace(&self, function: Function, window: Duration) -> (usize, usize) {
+        let (state, now) = (self.lock(), Instant::now());
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) <= window;
+        let offered = state.offered.values().filter(|offer| is_recent(&offer.at)).count();
+        let called = state
+            .calls
+            .get(&function)
+            .map_or(0, |calls| calls.first.values().filter(|at| is_recent(at)).count());
+        (offered, called)
     }
 
     /// How long after `lifted` this function was called again for keys with this prefix at `rate` a second, counted over

@@ -39,6 +39,10 @@ pub(super) enum Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Path {
     Broker,
+    /// From MinIO's target without `queue_dir`.
+    Fast,
+    /// From MinIO's webhook with `queue_dir`, where there is one.
+    Safe,
     Platform,
     Database,
 }
@@ -123,6 +127,8 @@ impl fmt::Display for Path {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Broker => "way to Mosquitto",
+            Self::Fast => "MinIO's fast webhook",
+            Self::Safe => "MinIO's safe webhook",
             Self::Platform => "way to the platform",
             Self::Database => "way to the database",
         })
@@ -241,6 +247,8 @@ impl Site {
     fn proxy(&self, path: Path) -> Result<&Proxy> {
         match path {
             Path::Broker => Ok(&self.to_broker),
+            Path::Fast => Ok(&self.to_fast),
+            Path::Safe => self.to_safe.as_ref().context("this site has no safe webhook"),
             Path::Platform => Ok(&self.to_platform),
             Path::Database => self.to_sql.as_ref().context("this site has no database"),
         }

@@ -96,7 +96,15 @@ async fn through(
     time: Duration,
     table: &mut Table,
 ) -> Result<()> {
-    let design = Design { engine: None, targets, functions: STEADY, twin, disk_fails: false, seed };
+    let design = Design {
+        engine: None,
+        targets,
+        functions: STEADY,
+        twin,
+        webhooks_fail: false,
+        disk_fails: false,
+        seed,
+    };
     let mut site = Site::start(ctx, design).await?;
     let load = Load::start(RATES, None, &site.world.minio, &site.books);
     is_back(&site, RATES, Instant::now()).await;

@@ -3,8 +3,11 @@
 //! **What is done.** Notifications are published and objects uploaded at a fixed rate, all the time. A fault is struck,
 //! held and mended ([`faults`]); then it is waited until the functions are called at the offered rate again, and, while
 //! the load rests, until every event has been delivered to each of its functions or is a dead letter ([`books`]).
-//! What is still owed after a minute without any progress is *lost*: that, and nothing else, fails the test. Times are
-//! printed, never asserted.
+//! What is still owed after a minute without any progress is *lost*, and fails the test. So does what the daemon keeps
+//! though nothing is owed any more, and a daemon that does not come back: within a minute after the fault each function must
+//! be called as often as events are offered, and these must come half as often as before the fault at least. (A machine that
+//! is busy with other things may not carry the rate that is asked for, fault or none; the table has a dash then.) Other
+//! times are printed, never asserted.
 //!
 //! **Two forms.** The short one is part of `make test`; `make torture` (`TRIGGERD_TORTURE=full`) strikes every fault of
 //! the list, holds each for up to a minute (`Fault::held`), and kills the daemon at 100 points. Both print a table, and
@@ -30,6 +33,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use reqwest::Method;
+use serde_json::Value;
 
 use self::{
     books::Function,
@@ -48,7 +53,7 @@ use crate::harness::{
     database::Engine,
     proxy::Mode,
     suite::{Ctx, Test, tests},
-    wait::wait_for,
+    wait::{eventually, wait_for},
 };
 
 /// What is still owed after so long without progress is lost.
@@ -59,6 +64,9 @@ const SETTLING: Duration = Duration::from_secs(8);
 
 /// How long it is watched whether the offered rate is reached again.
 const WATCH: Duration = Duration::from_secs(30);
+
+/// Over how long it is counted whether a function keeps pace with what is offered.
+const PACE: Duration = Duration::from_secs(4);
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = tests! {
@@ -135,8 +143,13 @@ async fn nothing_is_lost_whatever_is_broken_under_load(ctx: Ctx) -> Result<()> {
     torture(&ctx, Engine::MySql, &faults).await
 }
 
+/// Each piece comes so late.
+fn late() -> Mode {
+    Mode::Delay { fixed: Duration::from_millis(200), jitter: Duration::from_millis(200) }
+}
+
 fn every_fault() -> Result<Vec<Fault>> {
-    let late = Mode::Delay { fixed: Duration::from_millis(200), jitter: Duration::from_millis(200) };
+    let late = late();
     Ok(vec![
         Fault::None,
         kills(100)?,
@@ -149,6 +162,11 @@ fn every_fault() -> Result<Vec<Fault>> {
         Fault::Spoil(Path::Broker, Mode::Cut { one_in: 20 }),
         Fault::Spoil(Path::Broker, Mode::Silent),
         Fault::Spoil(Path::Broker, Mode::Refuse),
+        Fault::Spoil(Path::Fast, late),
+        Fault::Spoil(Path::Fast, Mode::Limit(40_000)),
+        Fault::Spoil(Path::Fast, Mode::Cut { one_in: 20 }),
+        Fault::Spoil(Path::Fast, Mode::Silent),
+        Fault::Spoil(Path::Fast, Mode::Refuse),
         Fault::Freeze(Part::Minio),
         Fault::Kill(Part::Minio),
         Fault::Freeze(Part::Platform),
@@ -161,7 +179,10 @@ fn every_fault() -> Result<Vec<Fault>> {
         Fault::Freeze(Part::Database),
         Fault::Kill(Part::Database),
         Fault::Spoil(Path::Database, late),
+        Fault::Spoil(Path::Database, Mode::Limit(40_000)),
+        Fault::Spoil(Path::Database, Mode::Cut { one_in: 3 }),
         Fault::Spoil(Path::Database, Mode::Silent),
+        Fault::Spoil(Path::Database, Mode::Refuse),
         Fault::Disk(Trouble::Full),
         Fault::Disk(Trouble::Fails),
         Fault::Disk(Trouble::Slow),
@@ -174,7 +195,11 @@ async fn nothing_is_lost_when_mariadb_is_broken_under_load(ctx: Ctx) -> Result<(
     if is_full() {
         faults.extend([
             Fault::Freeze(Part::Database),
+            Fault::Spoil(Path::Database, late()),
+            Fault::Spoil(Path::Database, Mode::Limit(40_000)),
             Fault::Spoil(Path::Database, Mode::Cut { one_in: 3 }),
+            Fault::Spoil(Path::Database, Mode::Silent),
+            Fault::Spoil(Path::Database, Mode::Refuse),
             kills(10)?,
             Fault::Everything,
         ]);
@@ -190,6 +215,7 @@ async fn torture(ctx: &Ctx, engine: Engine, faults: &[Fault]) -> Result<()> {
         targets: Targets::BrokerAndFast,
         functions: &Function::ALL,
         twin: true,
+        webhooks_fail: true,
         disk_fails: true,
         seed,
     };
@@ -204,21 +230,21 @@ async fn torture(ctx: &Ctx, engine: Engine, faults: &[Fault]) -> Result<()> {
     strike_all(site, &load, &title, &faults).await
 }
 
-/// Strikes one after the other; fails if anything is lost.
+/// Strikes one after the other; fails if anything is lost or kept, or a load does not come back.
 async fn strike_all(mut site: Site, load: &Load, title: &str, faults: &[(Fault, Duration)]) -> Result<()> {
     let only = env::var("TRIGGERD_TORTURE_ONLY").unwrap_or_default();
     let faults: Vec<_> = faults.iter().filter(|(fault, _)| fault.to_string().contains(&only)).collect();
-    let (mut table, mut lost) = (Table::new(title), Vec::new());
+    let (mut table, mut wrong) = (Table::new(title), Vec::new());
     let mut progress = Progress::of(faults.iter().map(|(fault, held)| fault.takes(*held)).collect());
     for (fault, held) in faults {
         progress.tell(*fault, *held);
-        lost.extend(one_fault(&mut site, load, *fault, *held, &mut table).await?);
+        wrong.extend(one_fault(&mut site, load, *fault, *held, &mut table).await?);
     }
     if site.restarts > 0 {
         table.note(&format!("A daemon that ended by itself was started again {} times.", site.restarts));
     }
     table.end()?;
-    ensure!(lost.is_empty(), "{} deliveries were lost ({title}): {lost:?}", lost.len());
+    ensure!(wrong.is_empty(), "{title}: {wrong:#?}");
     site.world.daemon.stop().await
 }
 
@@ -255,27 +281,30 @@ impl Progress {
     }
 }
 
-/// Strikes, and returns what is lost.
+/// Strikes, and returns what must not be: what is lost, what is kept, who is not back.
 async fn one_fault(
     site: &mut Site,
     load: &Load,
     fault: Fault,
     hold: Duration,
     table: &mut Table,
-) -> Result<Vec<(Function, String)>> {
+) -> Result<Vec<String>> {
     // What is struck is a load that is under way.
     let rates = load.rates;
     load.go_on();
     is_back(site, rates, Instant::now()).await;
+    let (usual, _) = site.books.pace(Function::Steady, PACE);
     let (began, before) = (Instant::now(), site.books.totals());
     site.strike(fault, hold).await.with_context(|| format!("while this was struck: {fault}"))?;
     let lifted = Instant::now();
     let back = is_back(site, rates, lifted).await;
+    let slow = if back.contains(&None) { until_pace_is_kept(site, usual).await.err() } else { None };
     if matches!(fault, Fault::Everything) {
         site.start_if_ended()?;
     }
     load.pause();
     let lost = until_nothing_is_owed(site).await?;
+    let kept = if lost.is_empty() { until_nothing_is_kept(site).await.err() } else { None };
     let after = site.books.totals();
     let healthy = site.books.spans(Function::Steady, rates.measured(), (began, lifted));
     table.add(&Row {
@@ -289,11 +318,28 @@ async fn one_fault(
         back,
         healthy,
     });
-    Ok(lost)
+    let mut wrong: Vec<String> = lost.iter().map(|lost| format!("{fault}: {lost:?} is lost")).collect();
+    wrong.extend([slow, kept].into_iter().flatten().map(|why| format!("{fault}: {why:#}")));
+    Ok(wrong)
 }
 
-/// When each function was called at the offered rate again, by each load: the later one. Watched for a while, in vain
-/// it may be.
+/// Waits until each function is called as often as events are offered, and these come half as often as usual at least.
+async fn until_pace_is_kept(site: &Site, usual: usize) -> Result<()> {
+    eventually("the functions keep pace with what is offered", WATCH, async || {
+        for function in [Function::Steady, Function::Weak].into_iter().filter(|one| site.books.has(*one)) {
+            let (offered, called) = site.books.pace(function, PACE);
+            ensure!(
+                offered * 2 >= usual && called * 10 >= offered * 9,
+                "{offered} offered within {PACE:?}, before the fault {usual}; {function:?} was called for {called}"
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// When each function was called at the offered rate again, by each load: the later one. None when it was not within
+/// [`WATCH`], be it that the load itself does not reach it.
 async fn is_back(site: &Site, rates: Rates, lifted: Instant) -> [Option<Duration>; 2] {
     let share = 0.9;
     let notified = f64::from(rates.published) * (1.0 - 1.0 / f64::from(FATAL_ONE_IN)) * share;
@@ -312,7 +358,7 @@ async fn is_back(site: &Site, rates: Rates, lifted: Instant) -> [Option<Duration
         Some(one(PUBLISHED, notified, 1)?.max(one(UPLOADED, uploaded, 4)?))
     };
     let both = || [of(Function::Steady), of(Function::Weak)];
-    // Whether it was reached is told by the table.
+    // Whether it was reached, and by whom, is in what is returned.
     let _reached: Result<()> =
         wait_for("the offered rate", WATCH, async || both().iter().all(Option::is_some)).await;
     both()
@@ -342,4 +388,18 @@ async fn until_nothing_is_owed(site: &Site) -> Result<Vec<(Function, String)>> {
             return Ok(owed);
         }
     }
+}
+
+/// Waits until the daemon keeps nothing: nothing parked, held or awaiting. Everything having been delivered, whatever stays
+/// would be a delivery that nobody takes up.
+async fn until_nothing_is_kept(site: &Site) -> Result<()> {
+    eventually("the daemon keeps nothing", PATIENCE, async || {
+        let (status, shown) = site.world.daemon.call(Method::GET, "/v1/functions", None).await?;
+        ensure!(status.is_success(), "{status} {shown}");
+        let functions = shown["functions"].as_array().context("no list")?;
+        let is_idle = |one: &Value| ["parked", "held", "awaiting"].iter().all(|what| one[what] == 0);
+        ensure!(!functions.is_empty() && functions.iter().all(is_idle), "{shown}");
+        Ok(())
+    })
+    .await
 }

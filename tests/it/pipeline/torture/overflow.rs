@@ -57,7 +57,15 @@ pub(super) async fn what_minio_drops_behind_a_frozen_daemon_is_all_that_is_missi
 async fn start(ctx: &Ctx, twin: bool) -> Result<Site> {
     let functions = &[Function::Steady];
     let targets = Targets::Webhooks;
-    let design = Design { engine: None, targets, functions, twin: true, disk_fails: false, seed: seed()? };
+    let design = Design {
+        engine: None,
+        targets,
+        functions,
+        twin: true,
+        webhooks_fail: false,
+        disk_fails: false,
+        seed: seed()?,
+    };
     let site = Site::start(ctx, design).await?;
     let removals = json!({"events": ["s3:ObjectRemoved:*"], "twin": twin});
     site.bind(BUCKET, Function::Steady, &removals).await?;

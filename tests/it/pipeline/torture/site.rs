@@ -1,16 +1,20 @@
 //! The installation that is tortured: every part real, and a proxy in each way that a fault may lie in.
 //!
 //! ```text
-//!  uploads ──► MinIO ──(fast leg)────────────────────────┐   ┌─proxy──► platform (real): weak, broken
+//!  uploads ──► MinIO ──(fast leg)──────────────────proxy─┐   ┌─proxy──► platform (real): weak, broken
 //!                └─(safe leg, queue_dir)─proxy─┐         ├► daemon ──► receiver: steady
 //!  notifications ──────────────────────► Mosquitto ─proxy┘   └─proxy──► MySQL or MariaDB
 //! ```
 //!
+//! With two webhooks the safe leg comes by a proxy of its own, and not by the broker. What the fast leg cannot hand over MinIO
+//! forgets; the safe one beside it, which keeps everything in its `queue_dir`, is why nothing may be lost all the same.
+//!
 //! MinIO and the daemon come to the broker by one proxy: a slow broker is slow for both. The publisher of notifications
 //! goes straight to it, so that its load stays what it is.
 //!
-//! The steady function stands on a double that keeps its rule and notes each call with its time; the other two are
-//! commands of the real reference platform.
+//! The steady function stands on a double that keeps its rule, notes each call with its time, and answers it in the same
+//! moment. The other two are commands of the real reference platform: they note that they were called, write their
+//! answer, and note that they could.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +34,7 @@ use triggerd::domain::secret::SigningSecret;
 use super::{
     super::{
         disk_faults::Disk,
-        world::{PLATFORM_TOKEN, Plan, Way, World, noting},
+        world::{Before, PLATFORM_TOKEN, Plan, Way, World, noting},
     },
     books::{Books, FATAL, Function},
 };
@@ -46,12 +50,25 @@ use crate::harness::{
 /// How often the platform's notes are read.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Answers, and notes it where that could be written: a platform that is dead reads nothing.
+const ANSWERING: &str = r#"printf done && printf '%s %s %s\n' "$TRIGGER_DELIVERY_ID" "$TRIGGER_ATTEMPT" "$TRIGGER_KEY" \
+    >> "$FOLDER/weak.answered""#;
+
+/// What a line of a function's notes says.
+#[derive(Debug, Clone, Copy)]
+enum Note {
+    Called,
+    Answered,
+}
+
 /// The parts.
 pub(super) struct Site {
     pub(super) world: World,
     pub(super) mosquitto: Mosquitto,
     pub(super) sql: Option<SqlServer>,
     pub(super) to_broker: Proxy,
+    pub(super) to_fast: Proxy,
+    pub(super) to_safe: Option<Proxy>,
     pub(super) to_platform: Proxy,
     pub(super) to_sql: Option<Proxy>,
     pub(super) disk: Disk,
@@ -93,6 +110,8 @@ pub(super) struct Design {
     pub(super) functions: &'static [Function],
     /// Whether the bindings ask for both legs, and not for the safe one alone.
     pub(super) twin: bool,
+    /// Whether the ways of MinIO's webhooks can be spoilt. What lies in them costs a little time.
+    pub(super) webhooks_fail: bool,
     /// Whether the disk of the queue can be made to fail.
     pub(super) disk_fails: bool,
     /// What the random points are chosen by.
@@ -121,14 +140,21 @@ impl Site {
         let books = Arc::new(Books::of(design.functions));
         let steady = steady(&books).await?;
         let broker = format!("mqtt://127.0.0.1:{}", to_broker.port());
-        let way = match design.targets {
-            Targets::BrokerAndFast => Way::Deployed { broker, fast_port: free_port()? },
-            Targets::Webhooks => Way::Twin { fast_port: free_port()? },
+        let fast_port = free_port()?;
+        let to_fast = Proxy::start(fast_port, design.seed + 4).await?;
+        let (way, to_safe) = match design.targets {
+            Targets::BrokerAndFast => (Way::Deployed { broker, fast_port }, None),
+            Targets::Webhooks => (Way::Twin { fast_port }, Some(Proxy::start(1, design.seed + 5).await?)),
         };
-        let functions = format!("{}{}", noting("weak", ""), noting("broken", "exit 3"));
+        let before = if design.webhooks_fail {
+            Before { main: to_safe.as_ref().map(Proxy::port), fast: Some(to_fast.port()) }
+        } else {
+            Before::default()
+        };
+        let functions = format!("{}{}", noting("weak", ANSWERING), noting("broken", "exit 3"));
         let disk = Disk::new(ctx.folder())?;
         let env = if design.disk_fails { disk.env()? } else { Vec::new() };
-        let mut plan = Plan { way, env, ..Plan::webhook(&functions) };
+        let mut plan = Plan { way, env, before, ..Plan::webhook(&functions) };
         let (mut sql, mut to_sql) = (None, None);
         if let Some(engine) = design.engine {
             let (server, proxy, url) = database(engine, design.seed + 2).await?;
@@ -142,8 +168,14 @@ impl Site {
         );
         let world = World::start(ctx, &plan).await?;
         to_platform.lead_to(world.platform.port());
-        let notes = [Function::Weak, Function::Broken]
-            .map(|function| (function, world.platform.file(&format!("{}.calls", function.name()))));
+        if let Some(to_safe) = &to_safe {
+            to_safe.lead_to(world.source_port()?);
+        }
+        let notes = [
+            (Function::Weak, Note::Called, world.platform.file("weak.calls")),
+            (Function::Broken, Note::Called, world.platform.file("broken.calls")),
+            (Function::Weak, Note::Answered, world.platform.file("weak.answered")),
+        ];
         let reader = tokio::spawn(read_notes(notes, Arc::clone(&books)));
         let dice = Dice::new(design.seed + 3);
         let site = Self {
@@ -151,6 +183,8 @@ impl Site {
             mosquitto,
             sql,
             to_broker,
+            to_fast,
+            to_safe,
             to_platform,
             to_sql,
             disk,
@@ -259,7 +293,9 @@ async fn steady(books: &Arc<Books>) -> Result<Receiver> {
         }
         let event = request.json().unwrap_or_default();
         let key = event["subject"].as_str().unwrap_or_default();
-        books.called(Function::Steady, key, &request.header("trigger-delivery-id"));
+        let delivery = request.header("trigger-delivery-id");
+        books.called(Function::Steady, key, &delivery);
+        books.answered(Function::Steady, key, &delivery);
         Answer::status(200).unwrap()
     });
     Ok(receiver)
@@ -282,11 +318,11 @@ fn keep_rule(rules: &mut BTreeMap<String, Value>, request: &Recorded) -> Answer 
 }
 
 /// Enters what the platform's functions note, as it comes.
-async fn read_notes(files: [(Function, PathBuf); 2], books: Arc<Books>) {
-    let mut read = [0_u64; 2];
-    let mut rest = [String::new(), String::new()];
+async fn read_notes(files: [(Function, Note, PathBuf); 3], books: Arc<Books>) {
+    let mut read = [0_u64; 3];
+    let mut rest = [const { String::new() }; 3];
     loop {
-        for (at, (function, path)) in files.iter().enumerate() {
+        for (at, (function, note, path)) in files.iter().enumerate() {
             let Ok(mut file) = File::open(path) else { continue };
             if file.seek(SeekFrom::Start(read[at])).is_err() {
                 continue;
@@ -298,7 +334,10 @@ async fn read_notes(files: [(Function, PathBuf); 2], books: Arc<Books>) {
                 let line: String = rest[at].drain(..=end).collect();
                 let mut words = line.split_whitespace();
                 if let (Some(delivery), Some(_), Some(key)) = (words.next(), words.next(), words.next()) {
-                    books.called(*function, key, delivery);
+                    match note {
+                        Note::Called => books.called(*function, key, delivery),
+                        Note::Answered => books.answered(*function, key, delivery),
+                    }
                 }
             }
         }
