@@ -109,10 +109,11 @@ fn last_chance(delivery: &Delivery, spec: &BindingSpec) -> Timestamp {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use proptest::prelude::*;
 
     use super::*;
     use crate::domain::{
@@ -123,7 +124,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
 
-    fn spec() -> BindingSpec {
+    pub(super) fn spec() -> BindingSpec {
         serde_json::from_str(
             r#"{"storage":"default","bucket":"photos","events":["s3:ObjectCreated:*"],"platform":"local",
                 "function":"thumb","max_event_age_s":100,
@@ -132,7 +133,7 @@ mod tests {
         .unwrap()
     }
 
-    fn delivery(attempts: u32, tries: u32, age: u64) -> Delivery {
+    pub(super) fn delivery(attempts: u32, tries: u32, age: u64) -> Delivery {
         let event = Event {
             id: EventId::from_bytes([1; 16]),
             storage: StorageName::new("default"),
@@ -229,27 +230,51 @@ mod tests {
         assert_eq!(due, NOW.plus(Duration::from_secs(4)));
     }
 
-    proptest! {
-        #[test]
-        fn every_delivery_ends(entropy: u64, faults in proptest::collection::vec(0u8..3, 1..5_000)) {
-            let spec = spec();
-            let mut delivery = delivery(0, 0, 0);
-            let mut now = NOW;
-            for fault in faults {
-                let class = [Class::FunctionFault, Class::Throttled, Class::PlatformFault][usize::from(fault)];
-                let circumstances = Circumstances { now, entropy, inspected: false };
-                match settle(&delivery, &Outcome::new(class, None, ""), &spec, circumstances) {
-                    Verdict::RetryAt { due, attempts, tries } => {
-                        prop_assert!(due >= now && !is_too_old(&delivery, &spec, due));
-                        prop_assert!(attempts < spec.retry.max_attempts);
-                        (delivery.attempts, delivery.tries, now) = (attempts, tries, due.plus(Duration::from_millis(5)));
-                    }
-                    verdict => {
-                        prop_assert!(matches!(verdict, Verdict::GivenUp(_)));
-                        return Ok(());
-                    }
-                }
+    /// How long it is put off, answered so with this `Retry-After`: a new delivery, or one of this age.
+    fn put_off(class: Class, (age, max_age): (u64, u64), retry_after: u64, entropy: u64) -> Option<Duration> {
+        let spec = BindingSpec { max_event_age_s: max_age, ..spec() };
+        let outcome = Outcome::new(class, None, "").retry_after(Some(Duration::from_secs(retry_after)));
+        let circumstances = Circumstances { now: NOW, entropy, inspected: false };
+        match settle(&delivery(0, 50, age), &outcome, &spec, circumstances) {
+            Verdict::RetryAt { due, attempts, tries: 51 } => {
+                assert_eq!(attempts, u32::from(class == Class::FunctionFault), "{class:?}");
+                Some(due.since(NOW))
             }
+            verdict => {
+                assert_eq!(verdict, Verdict::GivenUp(DeadReason::TooOld), "{class:?}");
+                None
+            }
+        }
+    }
+
+    pub(super) const MONTH: u64 = 2_592_000;
+
+    #[test]
+    fn what_the_platform_asks_for_is_waited_for_and_never_less_than_the_backoff() {
+        for class in [Class::Throttled, Class::PlatformFault, Class::FunctionFault] {
+            let wait = |retry_after, entropy| put_off(class, (0, MONTH), retry_after, entropy);
+            assert_eq!(wait(40, u64::MAX), Some(Duration::from_secs(40)), "{class:?}");
+            assert_eq!(wait(40, 0), Some(Duration::from_secs(40)), "{class:?}");
+        }
+        let backoff = put_off(Class::Throttled, (0, MONTH), 5, u64::MAX).unwrap();
+        assert_eq!(backoff.as_millis(), 9_999);
+        assert_eq!(put_off(Class::PlatformFault, (0, MONTH), 5, 0), Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn what_the_platform_asks_for_is_held_to_its_bound() {
+        for class in [Class::Throttled, Class::PlatformFault] {
+            // An hour is the least bound of any policy.
+            assert_eq!(put_off(class, (0, MONTH), 1_000_000, u64::MAX), Some(Duration::from_hours(1)));
+        }
+    }
+
+    #[test]
+    fn however_long_the_platform_asks_for_a_last_attempt_falls_before_the_maximum_age() {
+        for class in [Class::Throttled, Class::PlatformFault] {
+            let wait = |age| put_off(class, (age, 100), 3_600, 0);
+            assert_eq!([0, 95].map(wait), [99, 4].map(|wait| Some(Duration::from_secs(wait))));
+            assert_eq!([99, 100, 101].map(wait), [None; 3]);
         }
     }
 }

@@ -32,6 +32,8 @@
 //! cannot be, and let go it would be lost). What was delivered and cannot be recorded is not called again meanwhile: its
 //! attempt owns it until the record is made. The pump waits a second between its looks.
 
+#[cfg(test)]
+mod age_tests;
 mod agenda;
 mod attempt;
 mod breaker;

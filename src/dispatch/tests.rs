@@ -186,6 +186,16 @@ impl Bench {
         concurrency: u32,
         options: QueueOptions,
     ) -> Self {
+        Self::still_at(acts, concurrency, options, Arc::new(SystemClock::new())).await
+    }
+
+    /// Likewise, by this clock.
+    pub(super) async fn still_at(
+        acts: impl IntoIterator<Item = Act>,
+        concurrency: u32,
+        options: QueueOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (queue, writer) = SqliteQueue::open(&folder.path().join("queue.db"), &options).await.unwrap();
         let queue = Arc::new(queue);
@@ -195,7 +205,6 @@ impl Bench {
             "retry": {"max_attempts": 3, "first_wait_ms": 1, "max_wait_ms": 5},
         }))
         .unwrap();
-        let clock = Arc::new(SystemClock::new());
         let binding = Arc::new(Binding {
             id: BindingId::from_bytes([7; 16]),
             spec,
