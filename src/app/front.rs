@@ -29,9 +29,6 @@ use crate::{
 /// Messages on their way from the sources to intake. Small: the sources' bounds hold the rest back.
 const INBOX: usize = 1_024;
 
-/// Identities of settled events that are remembered: some minutes at hundreds of events a second, 5 MiB.
-const REPEATS: usize = 65_536;
-
 /// Sources and intake.
 pub(super) struct Front {
     pub(super) workers: Workers,
@@ -104,7 +101,7 @@ impl Front {
             matcher: Arc::new(CatalogPort(Arc::clone(&foundation.catalog))),
             dispatcher: dispatcher.clone(),
             queue: foundation.queue.clone(),
-            repeats: Repeats::new(REPEATS),
+            repeats: Repeats::new(Repeats::WINDOW),
             loops: Arc::new(Loops::default()),
             recent,
             clock: Arc::clone(&foundation.clock),

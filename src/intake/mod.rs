@@ -33,13 +33,16 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+#[cfg(test)]
+use self::tests::decoding::decode;
 pub use self::{again::Again, loops::Loops, repeats::Repeats};
 use self::{
     loops::AFTERMATH,
     repeats::{Held, Pending, Seen},
 };
+#[cfg(not(test))]
+use crate::dialect::decode;
 use crate::{
-    dialect,
     dispatch::{Custody, Dispatcher, Plan, Submission},
     domain::{
         binding::Binding,
@@ -146,8 +149,7 @@ impl Intake {
 
     /// Reads the events and finds their bindings.
     async fn understand(&self, bytes: &[u8], origin: &Origin) -> Result<Matched, Refusal> {
-        let decoded =
-            catch_unwind(AssertUnwindSafe(|| dialect::decode(bytes, &origin.storage, origin.encoding)));
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode(bytes, &origin.storage, origin.encoding)));
         match decoded {
             Ok(Ok(events)) => self.match_all(events).await,
             Ok(Err(error)) => Err(Refusal::Hopeless(Chain(&error).to_string())),

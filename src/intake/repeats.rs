@@ -68,6 +68,9 @@ struct State {
 }
 
 impl Repeats {
+    /// Events that the daemon remembers: some minutes at hundreds of events a second, 5 MiB.
+    pub const WINDOW: usize = 65_536;
+
     /// A memory of this many settled events.
     pub fn new(ring_size: usize) -> Arc<Self> {
         Arc::new(Self { ring_size: ring_size.max(1), state: Mutex::default() })
@@ -165,8 +168,8 @@ mod tests {
     use super::*;
     use crate::{dispatch::Custody, source::Acknowledged};
 
-    fn id(number: u8) -> EventId {
-        EventId::from_bytes([number; 16])
+    fn id(number: u32) -> EventId {
+        EventId::from_bytes(std::array::from_fn(|at| number.to_be_bytes()[at % 4]))
     }
 
     fn message(events: usize) -> (Arc<Held>, Acknowledged) {
@@ -227,5 +230,22 @@ mod tests {
         assert!(matches!(repeats.begin(id(2), None), Seen::Settled));
         assert!(matches!(repeats.begin(id(1), None), Seen::New));
         assert_eq!(repeats.in_flight(), 1);
+    }
+
+    #[test]
+    fn the_window_is_as_large_as_is_promised() {
+        let size = u32::try_from(Repeats::WINDOW).unwrap();
+        let repeats = Repeats::new(Repeats::WINDOW);
+        for number in 0..size {
+            repeats.begin(id(number), None);
+            repeats.settle(id(number));
+        }
+        assert!(matches!(repeats.begin(id(0), None), Seen::Settled));
+        repeats.begin(id(size), None);
+        repeats.settle(id(size));
+        assert!(matches!(repeats.begin(id(1), None), Seen::Settled));
+        assert!(matches!(repeats.begin(id(0), None), Seen::New));
+        let promise = include_str!("../../docs/guarantees.md");
+        assert!(promise.contains("(the last 65,536 events, until a restart)") && size == 65_536);
     }
 }

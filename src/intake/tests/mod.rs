@@ -1,6 +1,8 @@
 //! Intake with the real dialect, a real queue file and the real dispatcher; function and bindings do as they are told.
 
 mod acknowledged;
+mod copies;
+pub(super) mod decoding;
 mod quarantine;
 mod repeats;
 
@@ -18,6 +20,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
 use crate::{
+    dialect,
     dispatch::{
         Bindings, Parts,
         fakes::{self, Function},
