@@ -242,6 +242,13 @@ pub(crate) async fn systemd_hears_that_it_is_ready_lives_and_stops_and_a_slow_di
 ) -> Result<()> {
     let (mut spool, _host, systemd) = watched(&ctx).await?;
     ensure!(systemd.heard("READY=1") == 1 && systemd.heard("STOPPING=1") == 0);
+    let (_, health) = spool.world.daemon.call(Method::GET, "/health/live", None).await?;
+    let parts = health["parts"].as_array().context("no parts")?;
+    let names: Vec<_> = parts.iter().filter_map(|part| part["name"].as_str()).collect();
+    ensure!(
+        ["dispatch", "intake", "queue"].iter().all(|name| names.contains(name)),
+        "each of which has to beat: {health}"
+    );
     spool.disk.set("sync 0 2000")?;
     let keys = keys("slow", 6);
     for key in &keys {
