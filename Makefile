@@ -70,7 +70,7 @@ mutations: ## Put bugs into a copy of the core, one by one, and have the simulat
 	tests/simulation/mutations/run
 
 .PHONY: fuzz-short
-fuzz-short: ## Run the fuzz targets, 200,000 inputs in all
+fuzz-short: ## Run the fuzz targets, 250,000 inputs in all
 	cargo test --locked --test fuzz -- --nocapture
 
 .PHONY: fuzz

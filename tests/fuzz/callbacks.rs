@@ -1,9 +1,15 @@
 //! What platforms send of their own accord: only what was signed is believed.
 
+use std::sync::Arc;
+
 use triggerd::{
-    dispatch::callback::Token,
+    dialect::decode,
+    dispatch::callback::{Callbacks, Token},
     domain::{
+        binding::{Binding, State, Wanted},
         clock::Timestamp,
+        delivery::Delivery,
+        event::KeyEncoding,
         ids::{BindingId, DeliveryId},
         outcome::{Class, Outcome},
         secret::SigningSecret,
@@ -19,6 +25,8 @@ use crate::{
     run,
 };
 
+const SECRET: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const RECORDING: &str = include_str!("../fixtures/minio/webhook-object-created-put.json");
 const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 /// The three parts that a signature is made over, as it is made.
@@ -29,7 +37,7 @@ fn signed_text(id: &[u8], timestamp: &str, body: &[u8]) -> Option<Vec<u8>> {
 
 #[test]
 fn a_signed_message_that_was_changed_is_never_believed() {
-    let secret = SigningSecret::parse("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
+    let secret = SigningSecret::parse(SECRET).unwrap();
     let body = br#"{"status":"succeeded","result":"made it"}"#;
     let id = DeliveryId::from_bytes([7; 16]).to_string();
     let time = (NOW.as_micros() / 1_000_000).to_string();
@@ -51,22 +59,59 @@ fn a_signed_message_that_was_changed_is_never_believed() {
     });
 }
 
+/// A binding of an asynchronous function, and its next call's delivery.
+fn called() -> (Binding, Delivery) {
+    let spec = r#"{"storage":"default","bucket":"photos","events":["s3:ObjectCreated:*"],"platform":"local",
+        "function":"thumb","mode":"async"}"#;
+    let binding = Binding {
+        id: BindingId::from_bytes([0x9a; 16]),
+        spec: serde_json::from_str(spec).unwrap(),
+        wanted: Wanted::Present,
+        state: State::Active,
+        reason: None,
+        steps: Vec::new(),
+        secret: SigningSecret::parse(SECRET).unwrap(),
+        revision: 1,
+        created_at: NOW,
+        updated_at: NOW,
+    };
+    let event = decode(RECORDING.as_bytes(), &binding.spec.storage, KeyEncoding::Form).unwrap().remove(0);
+    let function = binding.spec.function.to_ref();
+    let delivery = Delivery { tries: 11, ..Delivery::new(Arc::new(event), binding.id, function, NOW) };
+    (binding, delivery)
+}
+
 #[test]
-fn tokens_of_callbacks_are_read_or_refused() {
-    let (delivery, binding) = (DeliveryId::from_bytes([7; 16]), BindingId::from_bytes([9; 16]));
-    let token = format!("{delivery}.{binding}.12.node.example.{}", "ab".repeat(32)).into_bytes();
-    let form = std::str::from_utf8(&token).unwrap();
-    assert_eq!(Token::parse(form).map(|read| (read.attempt, read.node)), Some((12, "node.example")));
-    // As they were before they named attempt and node.
-    assert_eq!(Token::parse(&format!("{delivery}.{binding}.{}", "ab".repeat(32))), None);
+fn a_token_of_a_callback_has_one_form_and_none_is_authentic_but_the_one_that_was_made() {
+    let (binding, delivery) = called();
+    let url = Callbacks::new("http://127.0.0.1:1", "node.example").url(&binding, &delivery).unwrap();
+    let made = url.rsplit('/').next().unwrap();
+    let read = Token::parse(made).unwrap();
+    assert_eq!((read.attempt, read.node, read.is_authentic(&binding)), (12, "node.example", true));
+    let (ids, mac) = (format!("{}.{}", delivery.id, binding.id), &made[made.len() - 64..]);
+    // As they were before they named attempt and node; and the spellings that were once read as the same token.
+    let [capital_ids, capital_mac] = [&ids, mac].map(str::to_uppercase);
+    for other in [
+        format!("{ids}.{mac}"),
+        format!("{capital_ids}.12.node.example.{mac}"),
+        format!("{ids}.12.node.example.{capital_mac}"),
+        format!("{ids}.12.node.example.+{}", &mac[1..]),
+        format!("{ids}.+12.node.example.{mac}"),
+        format!("{ids}.012.node.example.{mac}"),
+    ] {
+        assert_eq!(Token::parse(&other), None, "{other}");
+    }
+    let token = made.as_bytes().to_vec();
     run("tokens", 40_000, |input| {
         let sent = mangled(std::slice::from_ref(&token), &mut Dice::new(input));
         if let Ok(text) = std::str::from_utf8(&sent)
             && let Some(read) = Token::parse(text)
         {
-            // Whoever changes an id names another call, and nothing of the text is left over.
+            // What is read is written so and in no other way, whatever was put in or left out.
             let named = format!("{}.{}.{}.{}.", read.delivery, read.binding, read.attempt, read.node);
-            assert!(text.starts_with(&named) || text.len() != token.len());
+            let mac = text.strip_prefix(&named).expect("another form of the same token");
+            assert!(mac.len() == 64 && mac.bytes().all(|byte| b"0123456789abcdef".contains(&byte)), "{text}");
+            assert_eq!(read.is_authentic(&binding), text == made, "{text}");
         }
     });
 }

@@ -2,8 +2,11 @@
 //!
 //! Each target reads the fuzzer's bytes as decisions: which recording to begin with and how to spoil it (`mangle`), so
 //! that most inputs get past the first check. They run on stable Rust by bolero's own random engine, a bounded number in
-//! `make test` (`TRIGGERD_FUZZ` says how many times that) and 10^8 in all by `make fuzz`. An input that fails is printed
-//! with its seed; kept under `__fuzz__/TARGET/corpus/`, it is tried first in every run from then on.
+//! `make test` (`TRIGGERD_FUZZ` says how many times that) and 10^8 in all by `make fuzz`.
+//!
+//! **What is kept.** Each run begins with the files of `corpus/TARGET/`: inputs that once failed, and some that reach what
+//! chance seldom does. An input that fails is printed; written into a file there, it is tried first from then on. Most of
+//! them are decisions, so whoever changes what is decided (`mangle`, the recordings) makes other inputs of them.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,10 +17,11 @@
 
 mod callbacks;
 mod mangle;
+mod requests;
 mod texts;
 
 use std::{
-    fs,
+    fs, panic,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -30,8 +34,13 @@ use triggerd::{
 use self::mangle::{Dice, mangled};
 
 /// Runs a target so many times, and says how often it ran. A panic in it fails the test.
-fn run(target: &str, times: usize, check: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
+fn run(target: &str, times: usize, check: impl Fn(&[u8]) + panic::RefUnwindSafe) {
     let factor = std::env::var("TRIGGERD_FUZZ").map_or(1, |text| text.parse().expect("a number"));
+    let kept = corpus(target);
+    for (name, input) in &kept {
+        let passed = panic::catch_unwind(|| check(input)).is_ok();
+        assert!(passed, "{target} fails for what is kept as {name}: {input:?}");
+    }
     let executions = AtomicU64::new(0);
     bolero::check!(name = target).with_iterations(times * factor).with_max_len(256).for_each(
         |input: &[u8]| {
@@ -39,7 +48,17 @@ fn run(target: &str, times: usize, check: impl Fn(&[u8]) + std::panic::RefUnwind
             check(input);
         },
     );
-    println!("{target}: {} executions", executions.load(Ordering::Relaxed));
+    println!("{target}: {} kept inputs, {} executions", kept.len(), executions.load(Ordering::Relaxed));
+}
+
+/// The inputs that are kept for a target, with their files' names; at least one.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+    let files = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+    let mut kept: Vec<_> = files.map(|path| (path.display().to_string(), fs::read(&path).unwrap())).collect();
+    kept.sort();
+    assert!(!kept.is_empty(), "nothing is kept in {}", folder.display());
+    kept
 }
 
 /// The recordings whose names begin like one of these.
