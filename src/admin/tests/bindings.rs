@@ -38,7 +38,7 @@ async fn the_same_request_gives_the_same_binding_and_other_settings_are_a_confli
 
 #[tokio::test]
 async fn a_platform_with_as_many_bindings_as_it_may_have_is_told_which_setting_says_so() {
-    let api = Api::new();
+    let api = Api::new().await;
     let mut request = with("platform", "other");
     for function in ["one", "two"] {
         request["function"] = function.into();

@@ -1,11 +1,7 @@
 //! Bindings: asked for, followed, shown and taken back.
 
 use super::*;
-use crate::{
-    admin::fakes::record,
-    domain::binding::{Step, StepName, StepState},
-    relations::{Progress, Relations},
-};
+use crate::domain::binding::{Step, StepName, StepState};
 
 #[tokio::test]
 async fn bind_follows_the_handshake_until_it_is_active() {
@@ -15,7 +11,7 @@ async fn bind_follows_the_handshake_until_it_is_active() {
     let lines: Vec<&str> = ran.done().lines().collect();
     assert!(lines[0].ends_with("is pending"), "{}", ran.out);
     assert!(lines[1].ends_with("is active: every daemon knows it"), "{}", ran.out);
-    let binding = host.world.relations.snapshot().await.unwrap().bindings.remove(0);
+    let binding = host.world.bindings().await.remove(0);
     assert_eq!((binding.spec.bucket.as_str(), binding.spec.retry.max_attempts), ("photos", 10));
 }
 
@@ -112,7 +108,7 @@ async fn unbind_waits_until_the_binding_is_gone() {
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(10), asked).await.unwrap();
-        assert!(world.relations.remove(id, Timestamp::from_micros(0)).await.unwrap());
+        world.ends(id).await;
     };
     let command = format!("unbind --wait {id}");
     let (ran, ()) = tokio::join!(host.run(&command), gone);
@@ -133,9 +129,7 @@ async fn bindings_are_a_table_and_one_shows_its_handshake() {
         at: Timestamp::from_micros(0),
         error: Some("platform `local` cannot be reached".into()),
     };
-    let now = Timestamp::from_micros(0);
-    let found = Progress { state: State::Pending, reason: None, steps: vec![step], now };
-    record(&host.world.relations, id, &found).await;
+    host.world.steps(id, vec![step]).await;
     let table = host.run("bindings").await;
     let lines: Vec<&str> = table.done().lines().collect();
     assert!(lines[0].starts_with("ID ") && lines[0].contains("FUNCTION"), "{}", table.out);

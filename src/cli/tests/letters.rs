@@ -7,7 +7,6 @@ use crate::{
         ids::DeliveryId,
         outcome::{Attempt, Class},
     },
-    queue::{Queue, Results},
 };
 
 #[tokio::test]
@@ -58,14 +57,13 @@ async fn a_dead_letter_whose_function_succeeded_late_is_marked() {
     let mut letter = letter(id, "local", "in/late");
     letter.attempts[0].detail = "out of ideas\nreally\n".into();
     letter.detail = "8 attempts failed: out of ideas\n".into();
-    let late = letter.delivery.id;
     let came = Attempt {
         class: Class::Ok,
         detail: "attempt 1 succeeded late: done\n".into(),
         ..letter.attempts[0].clone()
     };
-    assert!(host.world.queue.bury(letter).await.unwrap());
-    assert!(host.world.queue.came_late(late, came).await.unwrap());
+    let late = host.world.bury_as_it_is(letter).await;
+    host.world.succeeds_late(late, came).await;
     let table = host.run("dead-letters list").await;
     for (id, marked) in [(late, true), (lost, false)] {
         let line = table.done().lines().find(|line| line.starts_with(&id.to_string())).unwrap();

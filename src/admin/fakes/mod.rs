@@ -1,6 +1,8 @@
 //! What the API's tests stand on: relations and a queue in files of their own, and the small ports in memory, every call
 //! noted, failures on demand.
 
+mod ports;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -9,8 +11,6 @@ use std::{
     },
 };
 
-use async_trait::async_trait;
-use http::HeaderMap;
 use serde_json::value::RawValue;
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ use crate::{
     admin::wire::Explanation,
     dispatch::{Flow, LastCalls},
     domain::{
-        binding::{Binding, State as BindingState},
+        binding::{Binding, State as BindingState, Step},
         clock::{ManualClock, Timestamp},
         delivery::{DeadReason, Delivery, FunctionRef},
         entropy::SeededEntropy,
@@ -30,8 +30,8 @@ use crate::{
         outcome::{Attempt, Class},
     },
     queue::{
-        DeadLetter, Disposal, LetterQuery, Park, Parked, Quarantined, QueueError, QueueOptions, SqliteQueue,
-        Ticket,
+        DeadLetter, Disposal, LetterQuery, Park, Parked, Quarantined, QueueError, QueueOptions, Results,
+        SqliteQueue, Ticket,
     },
     relations::{Progress, Role, SqliteRelations},
 };
@@ -109,6 +109,22 @@ impl World {
         *lock(&self.found_next) = Some(found);
     }
 
+    /// Records steps of a binding's handshake.
+    pub(crate) async fn steps(&self, id: BindingId, steps: Vec<Step>) {
+        let found = Progress { state: BindingState::Pending, reason: None, steps, now: NOW };
+        record(&self.relations, id, &found).await;
+    }
+
+    /// Ends a binding that is being taken back.
+    pub(crate) async fn ends(&self, id: BindingId) {
+        assert!(self.relations.remove(id, NOW).await.unwrap(), "it is not being taken back");
+    }
+
+    /// The bindings that there are.
+    pub(crate) async fn bindings(&self) -> Vec<Binding> {
+        self.relations.snapshot().await.unwrap().bindings
+    }
+
     /// Has a daemon be heard of, and be silent since for so many seconds.
     pub(crate) async fn hears_of(&self, node: &str, silent_s: i64) {
         self.relations.heartbeat(node, 3, None).await.unwrap();
@@ -138,10 +154,18 @@ impl World {
 
     /// Puts a dead letter of this binding's function there.
     pub(crate) async fn bury(&self, binding: BindingId, platform: &str, key: &str) -> DeliveryId {
-        let letter = letter(binding, platform, key);
+        self.bury_as_it_is(letter(binding, platform, key)).await
+    }
+
+    pub(crate) async fn bury_as_it_is(&self, letter: DeadLetter) -> DeliveryId {
         let id = letter.delivery.id;
         assert!(self.queue.bury(letter).await.unwrap(), "it is there already");
         id
+    }
+
+    /// Has the function of a dead letter succeed after all.
+    pub(crate) async fn succeeds_late(&self, id: DeliveryId, attempt: Attempt) {
+        assert!(self.queue.came_late(id, attempt).await.unwrap(), "there is no such letter");
     }
 
     /// Parks a delivery of this binding's function.
@@ -174,7 +198,7 @@ impl World {
 }
 
 /// Records what was found out about a binding.
-pub(crate) async fn record(relations: &SqliteRelations, id: BindingId, found: &Progress) {
+async fn record(relations: &SqliteRelations, id: BindingId, found: &Progress) {
     let binding = relations.binding(id).await.unwrap().unwrap();
     assert!(relations.record(id, binding.revision, found).await.unwrap(), "it changed meanwhile");
 }
@@ -259,137 +283,4 @@ pub(crate) async fn listen(state: AdminState) -> SocketAddr {
     let router = router(Arc::new(state), Door::admin(address));
     tokio::spawn(serve(listener, router, CancellationToken::new()));
     address
-}
-
-#[async_trait]
-impl Reintake for World {
-    async fn again(&self, item: &Quarantined) -> Retaken {
-        match &*item.bytes {
-            b"good" => Retaken::Taken { events: 2, deliveries: 3 },
-            b"later" => Retaken::NotNow,
-            b"orphan" => Retaken::NoSource,
-            _ => Retaken::Hopeless("still not JSON".into()),
-        }
-    }
-}
-
-#[async_trait]
-impl Deliveries for World {
-    fn wake(&self, function: &FunctionRef) {
-        self.note(format!("wake function {function}"));
-    }
-
-    fn running(&self, _: BindingId) -> Vec<DeliveryId> {
-        Vec::new()
-    }
-
-    fn flows(&self) -> Vec<Flow> {
-        lock(&self.flows).clone()
-    }
-
-    async fn hold(&self, binding: BindingId, held: bool) -> Result<u64, QueueError> {
-        self.queue.hold(binding, held, NOW).await
-    }
-
-    async fn clear(&self, binding: BindingId, disposal: Disposal) -> Result<u64, QueueError> {
-        self.note(format!("clear {disposal:?} at revision {}", self.revision()));
-        self.queue.dispose(binding, disposal, &[], NOW).await?;
-        self.queue.parked_of(binding).await
-    }
-}
-
-#[async_trait]
-impl Reconciler for World {
-    fn wake(&self, id: BindingId) {
-        self.note(format!("wake binding {id} at revision {}", self.revision()));
-        if let Some(found) = lock(&self.found_next).take() {
-            let relations = Arc::clone(&self.relations);
-            tokio::spawn(async move { record(&relations, id, &found).await });
-        }
-    }
-
-    async fn expects(&self, id: BindingId, headers: &HeaderMap) -> Result<Binding, ConfirmError> {
-        let binding = self.relations.binding(id).await?.ok_or(ConfirmError::Unknown)?;
-        if headers.contains_key("webhook-signature") {
-            Ok(binding)
-        } else {
-            Err(ConfirmError::Signature("it is not there".into()))
-        }
-    }
-
-    fn confirm(&self, _: &Binding, headers: &HeaderMap, body: &[u8]) -> Result<(), ConfirmError> {
-        if headers.get("webhook-signature").is_none_or(|signature| signature != "good") {
-            return Err(ConfirmError::Signature("it is not good".into()));
-        }
-        match body {
-            b"stale" => Err(ConfirmError::Stale("it is being taken back".into())),
-            b"odd" => Err(ConfirmError::Malformed("not JSON".into())),
-            _ => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl Explain for World {
-    async fn explain(&self, event: &Event) -> Result<Vec<Explanation>, Unexplained> {
-        if self.sick.load(Ordering::Relaxed) {
-            return Err(Unexplained("disk I/O error".into()));
-        }
-        lock(&self.explained).push(event.clone());
-        Ok(lock(&self.explanations).clone())
-    }
-}
-
-impl Health for World {
-    fn liveness(&self) -> Vec<Part> {
-        let listening = self.listening.get().map(ToString::to_string).unwrap_or_default();
-        let listeners = Part { name: LISTENERS.into(), ok: true, detail: listening };
-        vec![Part { name: "workers".into(), ok: true, detail: "progress 1 s ago".into() }, listeners]
-    }
-
-    fn readiness(&self) -> Vec<Part> {
-        let ok = !self.sick.load(Ordering::Relaxed);
-        vec![Part { name: "queue".into(), ok, detail: "2 of 100 bytes".into() }]
-    }
-
-    fn metrics(&self) -> String {
-        "triggerd_up 1\n".into()
-    }
-}
-
-#[async_trait]
-impl Callbacks for World {
-    async fn expects<'a>(
-        &'a self,
-        token: &'a str,
-        _: &'a HeaderMap,
-    ) -> Result<Box<dyn Report + 'a>, CallbackAnswer> {
-        self.note(format!("callback {token}"));
-        match token {
-            "known" | "again" | "garbled" | "early" | "later" => Ok(Box::new(Called { world: self, token })),
-            "unsigned" => Err(CallbackAnswer::Refused("it is not signed".into())),
-            "elsewhere" => Err(CallbackAnswer::OtherNode("node2".into())),
-            _ => Err(CallbackAnswer::Unknown),
-        }
-    }
-}
-
-/// A report under this token.
-struct Called<'a> {
-    world: &'a World,
-    token: &'a str,
-}
-
-#[async_trait]
-impl Report for Called<'_> {
-    async fn take(self: Box<Self>, body: &[u8]) -> CallbackAnswer {
-        self.world.note(format!("{} bytes of {}", body.len(), self.token));
-        match self.token {
-            "known" => CallbackAnswer::Recorded,
-            "again" => CallbackAnswer::Repeated,
-            "garbled" => CallbackAnswer::Malformed("the body is no report".into()),
-            "early" => CallbackAnswer::Busy,
-            _ => CallbackAnswer::Unavailable,
-        }
-    }
 }
