@@ -10,8 +10,9 @@
 //!
 //! **What is promised.** Connections on which nothing is asked keep nobody out: the one that has waited longest makes room
 //! for the next, first among those that were never served (to which a head that comes slowly, or was refused, is all one),
-//! then among those that were. A connection with a request in progress is never given up; when all are busy, the next one
-//! waits until one ends or waits. Who begins and never says [`Standing::answered`] is never given up again.
+//! then among those that were. One that is new has [`FAIR`] to send its head, as long as anybody has waited longer. A
+//! connection with a request in progress is never given up; when all are busy, the next one waits until one ends or waits,
+//! or does not take its answer for [`SLOW`]. Who begins and never says [`Standing::answered`] is never given up again.
 //!
 //! **At the same moment** a request may begin on a connection that is being given up. One lock decides: either it has begun,
 //! and another is looked for, or [`Standing::begin`] says no, and nothing may be done for the request.
@@ -30,13 +31,26 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
+/// So long a connection may wait before others that wait are asked first to make room.
+const FAIR: Duration = Duration::from_secs(2);
+
+/// So long an answer may be taken, when others wait for the place.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// So long a stop waits for heads that have begun, before [`Places::clear`].
+pub(crate) const LAST_HEADS: Duration = Duration::from_secs(1);
+
 /// All places of one listener.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Places {
     shared: Arc<Shared>,
 }
@@ -71,8 +85,8 @@ impl Places {
                 return place;
             }
             self.make_room();
-            // What changed since the look above is told at once.
-            self.shared.changed.notified().await;
+            // What changed since the look above is told at once; that somebody takes too long is not told.
+            _ = timeout(FAIR, self.shared.changed.notified()).await;
         }
     }
 
@@ -83,7 +97,7 @@ impl Places {
         }
         let number = self.shared.turn();
         let standing = Arc::new(Standing {
-            stand: Mutex::new(Stand::Waiting { served: false, since: number }),
+            stand: Mutex::new(Stand::Waiting { served: false, turn: number, since: now() }),
             given_up: CancellationToken::new(),
             shared: Arc::clone(&self.shared),
         });
@@ -93,27 +107,38 @@ impl Places {
 
     /// Has the one go that has waited longest, unless one is on its way out.
     fn make_room(&self) {
-        let taken = lock(&self.shared.taken);
+        let (taken, now) = (lock(&self.shared.taken), now());
         loop {
-            let mut longest: Option<((bool, u64), &Arc<Standing>)> = None;
+            let mut first: Option<(Rank, &Arc<Standing>)> = None;
             for standing in taken.values() {
-                match *lock(&standing.stand) {
-                    Stand::GivenUp => return,
-                    Stand::Waiting { served, since }
-                        if longest.is_none_or(|(other, _)| (served, since) < other) =>
-                    {
-                        longest = Some(((served, since), standing));
-                    }
-                    Stand::Waiting { .. } | Stand::Busy | Stand::Answered { .. } => (),
+                let stand = *lock(&standing.stand);
+                if matches!(stand, Stand::GivenUp) {
+                    return;
+                }
+                if let Some(rank) = stand.rank(now)
+                    && first.is_none_or(|(other, _)| rank < other)
+                {
+                    first = Some((rank, standing));
                 }
             }
-            let Some((_, standing)) = longest else { return };
-            if standing.give_up() {
+            let Some((_, standing)) = first else { return };
+            if standing.give_up(now) {
                 return;
             }
         }
     }
+
+    /// Has all go on which no request is in progress: the listener stops, and nobody is to be waited for who only begins.
+    pub(crate) fn clear(&self) {
+        let now = now();
+        for standing in lock(&self.shared.taken).values() {
+            standing.give_up(now);
+        }
+    }
 }
+
+/// Who goes first: the lowest.
+type Rank = (u8, bool, u64);
 
 /// A connection's place: free again when this is dropped.
 #[derive(Debug)]
@@ -147,17 +172,32 @@ pub(crate) struct Standing {
 
 #[derive(Debug, Clone, Copy)]
 enum Stand {
-    /// For a request's head, since that turn.
+    /// For a request's head.
     Waiting {
         served: bool,
-        since: u64,
+        turn: u64,
+        since: Instant,
     },
     Busy,
     /// The answer is made and not sent yet.
     Answered {
         served: bool,
+        since: Instant,
     },
     GivenUp,
+}
+
+impl Stand {
+    /// When it is this one's turn to go; none that may stay.
+    fn rank(self, now: Instant) -> Option<Rank> {
+        match self {
+            Self::Waiting { served, turn, since } => {
+                Some((if now - since < FAIR { 2 } else { 0 }, served, turn))
+            }
+            Self::Answered { served, since } if now - since >= SLOW => Some((1, served, 0)),
+            Self::Answered { .. } | Self::Busy | Self::GivenUp => None,
+        }
+    }
 }
 
 impl Standing {
@@ -176,15 +216,15 @@ impl Standing {
     pub(crate) fn answered(&self, served: bool) {
         let mut stand = lock(&self.stand);
         if matches!(*stand, Stand::Busy) {
-            *stand = Stand::Answered { served };
+            *stand = Stand::Answered { served, since: now() };
         }
     }
 
     /// What was to be sent is sent: if that was an answer, the connection waits from now on.
     pub(crate) fn flushed(&self) {
         let mut stand = lock(&self.stand);
-        if let Stand::Answered { served } = *stand {
-            *stand = Stand::Waiting { served, since: self.shared.turn() };
+        if let Stand::Answered { served, .. } = *stand {
+            *stand = Stand::Waiting { served, turn: self.shared.turn(), since: now() };
             drop(stand);
             self.shared.changed.notify_one();
         }
@@ -195,9 +235,9 @@ impl Standing {
         self.given_up.clone()
     }
 
-    fn give_up(&self) -> bool {
+    fn give_up(&self, now: Instant) -> bool {
         let mut stand = lock(&self.stand);
-        if !matches!(*stand, Stand::Waiting { .. }) {
+        if stand.rank(now).is_none() {
             return false;
         }
         *stand = Stand::GivenUp;
@@ -207,6 +247,14 @@ impl Standing {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tokio's clock: tests pause it, and timers beside it follow it"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -214,6 +262,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use tokio::time::advance;
 
     use super::*;
 
@@ -231,8 +280,8 @@ mod tests {
         place.standing.flushed();
     }
 
-    #[test]
-    fn the_one_that_has_waited_longest_goes_and_strangers_before_those_who_were_served() {
+    #[tokio::test]
+    async fn the_one_that_has_waited_longest_goes_and_strangers_before_those_who_were_served() {
         let places = Places::new(4);
         let mut there: Vec<_> = (0..4).map(|_| taken(&places)).collect();
         for (at, served) in [(0, true), (2, true), (1, false)] {
@@ -270,5 +319,46 @@ mod tests {
         assert!(newcomer.as_mut().now_or_never().is_none() && is_given_up(&first));
         drop(first);
         assert!(newcomer.now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_new_has_its_time_while_another_has_waited_longer() {
+        let places = Places::new(2);
+        let known = taken(&places);
+        serve(&known, true);
+        advance(FAIR).await;
+        let new = taken(&places);
+        assert!(places.take().now_or_never().is_none());
+        assert!(is_given_up(&known) && !is_given_up(&new), "the newcomer goes for the next newcomer");
+        drop(known);
+        let newer = taken(&places);
+        assert!(places.take().now_or_never().is_none());
+        assert!(is_given_up(&new) && !is_given_up(&newer), "nobody has waited longer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_its_answer_goes_when_another_waits_for_the_place() {
+        let places = Places::new(1);
+        let slow = taken(&places);
+        assert!(slow.standing.begin());
+        slow.standing.answered(true);
+        let given_up = slow.standing.given_up();
+        // Nothing tells that its time is over.
+        let newcomer = tokio::spawn({
+            let places = places.clone();
+            async move { places.take().await }
+        });
+        timeout(SLOW + FAIR * 2, given_up.cancelled()).await.expect("it keeps its place");
+        drop(slow);
+        newcomer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_requests_and_not_for_who_only_begins() {
+        let places = Places::new(2);
+        let [busy, silent] = [taken(&places), taken(&places)];
+        assert!(busy.standing.begin());
+        places.clear();
+        assert!(is_given_up(&silent) && !is_given_up(&busy));
     }
 }

@@ -37,7 +37,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Problem;
-use crate::places::{Place, Places, Standing};
+use crate::places::{LAST_HEADS, Place, Places, Standing};
 
 /// Longer than any request may take.
 const MAX_WAIT: Duration = Duration::from_mins(1);
@@ -53,10 +53,20 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let router = router.layer(middleware::from_fn(in_progress));
-    let listener = Bounded { listener, places: Places::new(room) };
-    axum::serve(listener, router.into_make_service_with_connect_info::<Seat>())
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    let places = Places::new(room);
+    let listener = Bounded { listener, places: places.clone() };
+    let served = axum::serve(listener, router.into_make_service_with_connect_info::<Seat>())
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
+    let cleared = async {
+        stop.cancelled().await;
+        sleep(LAST_HEADS).await;
+        places.clear();
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = served.into_future() => ended,
+        never = cleared => never,
+    }
 }
 
 /// Tells how the request's connection stands. (Answers are whole here: they are sent when they were flushed once.)
@@ -73,8 +83,10 @@ async fn in_progress(
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return answer;
     }
+    // Health and metrics are anybody's to ask.
+    let is_served = !matches!(request.uri().path(), "/health/live" | "/health/ready" | "/metrics");
     let answer = next.run(request).await;
-    standing.answered(answer.status().is_success());
+    standing.answered(is_served && answer.status().is_success());
     answer
 }
 
@@ -142,6 +154,9 @@ impl Held {
     }
 
     fn is_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.given_up.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(io::ErrorKind::ConnectionAborted.into());
+        }
         self.patience.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into())
     }
 }
@@ -162,9 +177,6 @@ impl AsyncRead for Held {
                 self.patience.set(sleep(MAX_WAIT));
             }
             return Poll::Ready(read);
-        }
-        if self.given_up.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         self.is_over(cx).map(Err)
     }
@@ -255,16 +267,19 @@ mod tests {
         let gate = Arc::new(Semaphore::new(0));
         let room = 64;
         let address = serving(room, Arc::clone(&gate)).await;
+        let mut silent = Vec::new();
+        for number in 0..room {
+            silent.push(begin(address, if number % 2 == 0 { "" } else { "GET / HTTP/1.1\r\nHo" }).await);
+        }
         let mut slow = begin(address, "GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
         let mut known = TcpStream::connect(address).await.unwrap();
         ask_and_stay(&mut known).await;
-        let mut silent = Vec::new();
-        for number in 0..room + 50 {
+        for number in 0..40 {
             silent.push(begin(address, if number % 2 == 0 { "" } else { "GET / HTTP/1.1\r\nHo" }).await);
         }
         assert!(ask(address).await.ends_with("in"));
         // The first ones made room for the last ones, and for the one that asked.
-        for gone in &mut silent[..50] {
+        for gone in &mut silent[..42] {
             assert!(rest(gone).await.unwrap_or_default().is_empty());
         }
         ask_and_stay(&mut known).await;

@@ -271,7 +271,10 @@ impl Daemon {
             () = self.stop.hard.cancelled() => true,
         };
         if hurried {
-            tracing::warn!(running = self.dispatcher.running_count(), "cutting running attempts off");
+            tracing::warn!(
+                running = self.dispatcher.running_count(),
+                "cutting running attempts off, and requests that are still being sent"
+            );
             self.dispatcher.stop_hard();
             // What the sources have taken in is parked now, and the answers go out; what is left is not acknowledged.
             let parked = async {

@@ -105,9 +105,11 @@ impl Dispatcher {
     async fn letter_of(&self, delivery: &Delivery) -> Result<Option<Obituary>, Box<Outcome>> {
         let Some(letter) = delivery.letter else { return Ok(None) };
         let outcome = match self.inner.parts.queue.dead_letter(letter).await {
-            Ok(Some(letter)) => return Ok(Some(obituary(letter))),
-            // Somebody has replayed or discarded it: that is settled.
-            Ok(None) => Outcome::new(Class::Ok, None, "the dead letter is no longer there"),
+            Ok(Some(dead)) if DeliveryId::of_letter(letter, dead.died_at) == delivery.id => {
+                return Ok(Some(obituary(dead)));
+            }
+            // Somebody has replayed or discarded it: that is settled. Dead again, it has another delivery.
+            Ok(_) => Outcome::new(Class::Ok, None, "the dead letter is no longer there"),
             Err(error) => Outcome::new(Class::PlatformFault, None, error.to_string()),
         };
         Err(Box::new(outcome))

@@ -1,12 +1,12 @@
 //! Handler functions on a real queue file: called for each new dead letter, and never about themselves.
 
 use super::{
-    tests::{Act, Bench, Wrong, is_safe, redelivers},
+    tests::{Act, Bench, SOON, Wrong, is_safe, redelivers},
     *,
 };
 use crate::{
     domain::outcome::Class,
-    queue::{LetterOffice, LetterQuery, QueueOptions},
+    queue::{DeadLetter, LetterOffice, LetterQuery, QueueOptions},
 };
 
 /// A bench whose binding has a handler function, and three attempts for each delivery.
@@ -75,6 +75,25 @@ async fn a_letter_that_was_replayed_meanwhile_needs_no_handler_and_dead_again_it
     bench.until("the handler is called", async || bench.calls() == 3 && bench.parked().await == 0).await;
     let handler = bench.handler_delivery(id).await;
     assert_eq!(lock(&bench.script.calls)[2], handler);
+}
+
+#[tokio::test]
+async fn what_is_to_tell_of_one_death_does_not_tell_of_the_next() {
+    let bench = with_handler([Act::Answer(Class::Permanent), Act::Wait(Class::FunctionFault)]).await;
+    let id = dead(&bench).await;
+    let first = bench.handler_delivery(id).await;
+    bench.dispatcher.hand_over().await.unwrap();
+    bench.until("the handler is called", async || bench.calls() == 2).await;
+    // It dies again while its first death is still to be told.
+    let died_again = bench.queue.dead_letter(id).await.unwrap().unwrap();
+    let died_again = DeadLetter { died_at: died_again.died_at.plus(SOON), ..died_again };
+    assert!(bench.queue.discard(id).await.unwrap());
+    assert!(bench.queue.bury(died_again).await.unwrap());
+    bench.dispatcher.hand_over().await.unwrap();
+    bench.script.gate.add_permits(1);
+    bench.until("all is told", async || bench.parked().await == 0).await;
+    let second = bench.handler_delivery(id).await;
+    assert_eq!(lock(&bench.script.calls)[1..], [first, second], "each at most once");
 }
 
 #[tokio::test]

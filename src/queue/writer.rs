@@ -231,7 +231,9 @@ impl Writer {
         self.conn = Some(conn);
         self.books = Some(books);
         self.commits.fetch_add(1, Ordering::Relaxed);
-        if steps.iter().any(Step::wrote) && self.trouble.clear() {
+        // A file that nothing leads to is written as before, and is lost with the process.
+        let is_trouble = steps.iter().any(Step::wrote) && self.trouble.now().is_some();
+        if is_trouble && self.file.is_there().is_ok() && self.trouble.clear() {
             tracing::info!("the queue file can be written again");
         }
         Metric::QueueCommits.count(&[]);

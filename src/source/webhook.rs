@@ -55,7 +55,7 @@ use super::{
 use crate::{
     config::sources::WebhookConfig,
     domain::clock::Clock,
-    places::{Place, Places, Standing},
+    places::{LAST_HEADS, Place, Places, Standing},
     telemetry::Metric,
 };
 
@@ -213,8 +213,15 @@ impl WebhookSource {
             }
         }
         drop(listener);
-        while let Some(ended) = connections.join_next().await {
-            tell_panic(&endpoint, ended);
+        let mut last_heads = pin!(tokio::time::sleep(LAST_HEADS));
+        loop {
+            tokio::select! {
+                ended = connections.join_next() => match ended {
+                    Some(ended) => tell_panic(&endpoint, ended),
+                    None => return,
+                },
+                () = last_heads.as_mut(), if !last_heads.is_elapsed() => places.clear(),
+            }
         }
     }
 }
@@ -261,7 +268,10 @@ async fn serve(stream: TcpStream, serving: Serving, stop: CancellationToken) {
         () = given_up.cancelled() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => ended,
+                () = given_up.cancelled() => return,
+            }
         }
     };
     if let Err(error) = ended {

@@ -50,6 +50,9 @@ async fn nothing_is_safe_in_a_file_that_was_removed_or_replaced() {
     std::fs::remove_file(&path).unwrap();
     let removed = queue.park(park(delivery(1, "f"), NOW)).await;
     assert!(matches!(&removed, Err(QueueError::Gone { .. })), "{removed:?}");
+    // What becomes of its rows is written into it all the same, and that does not say that all is well.
+    assert!(queue.retry(retry(delivery(0, "f").id, at(9), None)).await.unwrap());
+    assert!(matches!(queue.trouble(), Some(QueueError::Gone { .. })), "{:?}", queue.trouble());
     std::fs::write(&path, "").unwrap();
     let replaced = queue.park(park(delivery(1, "f"), NOW)).await;
     assert!(matches!(&replaced, Err(QueueError::Gone { .. })), "{replaced:?}");
