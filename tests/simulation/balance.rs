@@ -76,6 +76,8 @@ impl State {
             Some(letter) => self.books.handler_called(letter, call, excused),
             None => self.function_called(call, number, excused),
         };
+        // What this call comes to says how long the next one waits. (Seeds 2694, 5370: it fell, and said nothing.)
+        self.books.asked.remove(&delivery.id);
         let unfit = self.relating.unfit_for(binding.id, self.elapsed());
         if unfit.is_some_and(|since| since > HELD) {
             wrong.push("its binding has been held or gone for a while".to_owned());

@@ -2,7 +2,8 @@
 //!
 //! * Each dead letter of a binding that has a handler function is given to it, unless somebody replays or discards it first:
 //!   at the end each was, or waits for a paused binding.
-//! * Never two calls about one letter at once, and none after the handler's yes was recorded.
+//! * Never two calls about one death at once, none about another one than its delivery is for, and none after the
+//!   handler's yes was recorded.
 //! * Nothing that happens to a handler's delivery makes a dead letter, or calls a handler about that.
 
 use std::time::Duration;
@@ -48,6 +49,9 @@ impl Books {
         let mut wrong = Vec::new();
         if call.letter.is_none_or(|told| told.delivery != letter) {
             wrong.push("a handler is called and not told about which letter".to_owned());
+        }
+        if call.letter.is_some_and(|told| DeliveryId::of_letter(letter, told.died_at) != call.delivery.id) {
+            wrong.push("a handler is told of another death".to_owned());
         }
         if self.handed.contains_key(&letter) || !self.tracks.contains_key(&letter) {
             wrong.push("a handler is called about something that was never an event's delivery".to_owned());
