@@ -6,7 +6,8 @@
 //!
 //! **Why so little is refused.** A MinIO target with `queue_dir` repeats whatever was not answered 2xx for ever,
 //! and all events behind it wait. So what cannot be understood is intake's matter (quarantined and acknowledged),
-//! a body over the limit is handed on as its beginning with its length, and only these are not 2xx: 401 without
+//! a body over the limit is handed on as its beginning (the first [`OVERSIZE_KEPT`] bytes, however low the limit is) with
+//! its length, and only these are not 2xx: 401 without
 //! the token (with no hint), 404 for what is not a POST to the path, 408 when the body does not come, 503 with
 //! `Retry-After` at the bound or when intake could not make the message safe. There is never a redirect: MinIO
 //! follows it with a bodiless GET and takes its 2xx for success.
@@ -59,7 +60,8 @@ use crate::{
     telemetry::Metric,
 };
 
-/// How much of a body over the limit is kept for the quarantine, in bytes.
+/// How much of a body over the limit is kept for the quarantine, in bytes; all of a body that is no larger, whatever the
+/// limit is, so that it can be tried again.
 pub const OVERSIZE_KEPT: usize = 64 << 10;
 
 /// How much of a body over the limit is read, in bytes.
@@ -332,7 +334,7 @@ impl Endpoint {
         if declared == Some(0) {
             return Ok(());
         }
-        let counted = declared.unwrap_or(u64::MAX).min(self.max_body as u64);
+        let counted = declared.unwrap_or(u64::MAX).min(self.room() as u64);
         let (permit, pressed) = self.count(counted).inspect_err(|refusal| self.refusals.tell(*refusal))?;
         let read = match tokio::time::timeout(limits.body_time, self.read(body, declared)).await {
             Ok(Ok(read)) if read.bytes.is_empty() => return Ok(()),
@@ -372,15 +374,20 @@ impl Endpoint {
         }
     }
 
+    /// Most bytes of a body that are in memory: a body within the limit, or what is kept of one over it.
+    fn room(&self) -> usize {
+        self.max_body.max(OVERSIZE_KEPT)
+    }
+
     /// Reads a body: all of it, or over the limit its beginning, the rest being thrown away.
     async fn read(&self, mut body: Incoming, declared: Option<u64>) -> Result<Read, hyper::Error> {
         let capacity = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-        let mut kept = Vec::with_capacity(capacity.min(self.max_body));
+        let mut kept = Vec::with_capacity(capacity.min(self.room()));
         let mut length = 0u64;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             length += data.len() as u64;
-            let room = self.max_body.saturating_sub(kept.len());
+            let room = self.room().saturating_sub(kept.len());
             kept.extend_from_slice(&data[..data.len().min(room)]);
             if length > DISCARD_LIMIT.max(self.max_body as u64) {
                 length = length.max(declared.unwrap_or(0));

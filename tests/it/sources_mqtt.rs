@@ -52,6 +52,7 @@ pub(crate) fn tests() -> Vec<Test> {
         full_source_closes_and_opens_again_below_half;
         stop_takes_no_more_and_acknowledges_what_becomes_safe;
         large_messages_arrive_and_larger_ones_as_their_beginning;
+        messages_over_a_low_limit_are_kept_whole_up_to_64_kib;
         message_at_qos_0_is_pressed;
         subscription_that_is_not_granted_is_told;
     });
@@ -366,6 +367,18 @@ async fn large_messages_arrive_and_larger_ones_as_their_beginning(_: Ctx, versio
     publish(&mosquitto, TOPIC, payloads).await?;
     let expected = [(300_000, None), (65_536, Some(300_001)), (1, None)];
     for expected in expected {
+        let message = subscriber.next().await?;
+        ensure!((message.bytes.len(), message.oversize) == expected, "{expected:?}");
+        message.ack.acknowledge();
+    }
+    subscriber.running.end().await
+}
+
+async fn messages_over_a_low_limit_are_kept_whole_up_to_64_kib(_: Ctx, version: Version) -> Result<()> {
+    let mosquitto = broker().await?;
+    let mut subscriber = Subscriber::subscribed(&mosquitto, version, "max_body = 600").await?;
+    publish(&mosquitto, TOPIC, vec![vec![b'a'; 600], vec![b'b'; 1_030], vec![b'c'; 65_537]]).await?;
+    for expected in [(600, None), (1_030, Some(1_030)), (65_536, Some(65_537))] {
         let message = subscriber.next().await?;
         ensure!((message.bytes.len(), message.oversize) == expected, "{expected:?}");
         message.ack.acknowledge();

@@ -23,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [] probes_are_answered_and_hand_nothing_on;
         [] foreign_paths_and_methods_get_404_and_no_redirect;
         [] body_over_the_limit_is_handed_on_as_its_beginning_and_length;
+        [] body_over_a_low_limit_is_kept_whole_up_to_64_kib;
         [] body_beyond_all_limits_is_answered_too;
         [] chunked_body_arrives_whole;
         [] redelivering_sender_is_asked_to_come_again_at_the_bound;
@@ -143,6 +144,22 @@ async fn body_over_the_limit_is_handed_on_as_its_beginning_and_length(_: Ctx) ->
         let message = hook.running.next().await?;
         let expected = if length > 100_000 { (OVERSIZE_KEPT, Some(length as u64)) } else { (length, None) };
         ensure!((message.bytes.len(), message.oversize) == expected, "{length}");
+        ensure!(body.as_bytes().starts_with(&message.bytes));
+        message.ack.acknowledge();
+        ensure!(sender.answer().await?.starts_with("http/1.1 200"), "{length}");
+    }
+    hook.running.end().await
+}
+
+async fn body_over_a_low_limit_is_kept_whole_up_to_64_kib(_: Ctx) -> Result<()> {
+    let mut hook = open("max_body = 600", Redelivers::Yes, Limits::default()).await?;
+    let mut sender = Sender::connect(hook.address).await?;
+    for length in [600, 601, 1_030, OVERSIZE_KEPT, OVERSIZE_KEPT + 1] {
+        let body = "ab".repeat(length / 2) + &"c".repeat(length % 2);
+        sender.send(post("/minio", "", &body)).await?;
+        let message = hook.running.next().await?;
+        let oversize = (length > 600).then_some(length as u64);
+        ensure!((message.bytes.len(), message.oversize) == (length.min(OVERSIZE_KEPT), oversize), "{length}");
         ensure!(body.as_bytes().starts_with(&message.bytes));
         message.ack.acknowledge();
         ensure!(sender.answer().await?.starts_with("http/1.1 200"), "{length}");

@@ -88,6 +88,21 @@ async fn what_was_quarantined_is_taken_in_when_it_is_understood_and_stays_when_n
 }
 
 #[tokio::test]
+async fn what_was_over_a_low_limit_but_kept_whole_can_be_tried_again() {
+    let bench = Bench::new([]).await;
+    let from = patient(Redelivers::Yes);
+    let bytes = body(&["whole"]);
+    let length = bytes.len() as u64;
+    let oversized = |message: &mut Message| message.oversize = Some(length);
+    assert!(is_acknowledged(bench.take_with(&from, &bytes, oversized).await).await);
+    let whole = bench.queue.quarantined(9).await.unwrap().pop().unwrap();
+    assert!(whole.reason.contains("max_body") && whole.length == length, "{whole:?}");
+    assert_eq!(bench.intake.again(&whole, &from).await, Again::Taken { events: 1, deliveries: 1 });
+    bench.until_called(1).await;
+    assert_eq!(bench.calls()[0].0, "whole");
+}
+
+#[tokio::test]
 async fn what_was_cut_cannot_be_tried_again_and_a_row_of_our_own_can() {
     let mut bench = Bench::new([]).await;
     let from = patient(Redelivers::Yes);

@@ -247,7 +247,7 @@ impl Epoch<'_> {
         let oversize = (length > self.of.max_body).then_some(length as u64);
         let bytes = match oversize {
             // A copy, so that the large packet's memory is given back.
-            Some(_) => Bytes::copy_from_slice(&payload[..OVERSIZE_KEPT.min(self.of.max_body)]),
+            Some(_) => Bytes::copy_from_slice(&payload[..OVERSIZE_KEPT.min(length)]),
             None => payload,
         };
         let (pressure, permit) = self.of.bound.take(bytes.len() as u64);
