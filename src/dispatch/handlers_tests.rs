@@ -2,6 +2,7 @@
 
 use super::{
     tests::{Act, Bench, SOON, Wrong, is_safe, redelivers},
+    upkeep::CALLED,
     *,
 };
 use crate::{
@@ -114,4 +115,42 @@ async fn letters_without_a_handler_are_passed_and_unreadable_bindings_are_waited
     bench.dispatcher.hand_over().await.unwrap();
     assert!(bench.queue.unhanded(9).await.unwrap().upto.is_none());
     assert_eq!(bench.calls(), calls + 1);
+}
+
+#[tokio::test]
+async fn a_handler_is_among_the_functions_that_were_called_though_no_binding_calls_it() {
+    let bench = with_handler([Act::Answer(Class::Permanent), Act::Answer(Class::FunctionFault)]).await;
+    dead(&bench).await;
+    bench.dispatcher.hand_over().await.unwrap();
+    bench
+        .until("it is called until it succeeds", async || bench.calls() == 3 && bench.parked().await == 0)
+        .await;
+    let undertaker = FunctionRef { platform: "local".into(), name: "undertaker".into() };
+    let lane_of = |function: &FunctionRef| lock(&bench.dispatcher.inner.lanes).get(function).cloned();
+    bench
+        .until("nobody uses its lane", async || {
+            bench.dispatcher.forget_idle(std::slice::from_ref(&undertaker));
+            lane_of(&undertaker).is_none_or(|lane| lane.begun_anew().is_none())
+        })
+        .await;
+    let flow = bench.dispatcher.flows().into_iter().find(|flow| flow.function == undertaker).unwrap();
+    let last = flow.last.unwrap();
+    assert_eq!((last.class, last.failed), (Class::Ok, 0));
+
+    // Whoever was never called is forgotten, and so is who was called longest ago when there are too many.
+    let named = |name: String| FunctionRef { platform: "local".into(), name: name.into() };
+    let never = named("never".to_owned());
+    drop(bench.dispatcher.lane(&never, 1));
+    let later = bench.dispatcher.inner.parts.clock.monotonic();
+    let mut all = vec![never.clone(), undertaker.clone()];
+    for number in 0..CALLED {
+        let function = named(format!("once-{number}"));
+        bench.dispatcher.lane(&function, 1).reported(Class::Ok, later + Duration::from_secs(1));
+        all.push(function);
+    }
+    let kept = |function: &&FunctionRef| lane_of(function).is_some();
+    assert_eq!(all.iter().filter(kept).count(), CALLED + 2);
+    bench.dispatcher.forget_idle(&all);
+    assert_eq!(all.iter().filter(kept).count(), CALLED);
+    assert!(lane_of(&never).is_none() && lane_of(&undertaker).is_none());
 }

@@ -1,7 +1,8 @@
 //! What goes on beside the pump, so that the pump waits for none of it.
 //!
-//! **Each second:** what the functions' bindings allow is asked for anew; lanes of functions that no binding calls any
-//! more, and that have nothing to do, are forgotten; gauges are set. Their labels are the platforms of the config (and
+//! **Each second:** what the functions' bindings allow is asked for anew; lanes of functions that no binding calls (any
+//! more; a handler function never has one that does), and that have nothing to do, are forgotten, save what their last
+//! calls came to: `triggerd functions` shows it, of the [`CALLED`] that were called last; gauges are set. Their labels are the platforms of the config (and
 //! those that the queue still has deliveries of), never functions, of which there may be any number: `triggerd functions`
 //! shows those.
 //!
@@ -12,7 +13,7 @@
 //! of every event, and once for turns that follow each other quickly. So after a crash the file may lag by a moment: an
 //! open breaker that is not in it costs a few calls until it opens again, one that is in it and was closed costs a probe.
 
-use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 
@@ -31,6 +32,9 @@ const YIELD: usize = 64;
 
 /// Records of breakers that are written at once.
 const WRITES: usize = 64;
+
+/// Functions that no binding calls whose last calls are remembered.
+pub(super) const CALLED: usize = 1_000;
 
 /// What is left of a breaker that should have closed this long ago.
 const STALE: Duration = Duration::from_hours(1);
@@ -84,14 +88,27 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets the lanes of these functions that nobody uses and nothing would be lost with.
-    fn forget_idle(&self, functions: &[FunctionRef]) {
+    /// Forgets the lanes of these functions that nobody uses, but not what the last calls came to of those that were
+    /// called last.
+    pub(super) fn forget_idle(&self, functions: &[FunctionRef]) {
         let mut lanes = lock(&self.inner.lanes);
+        let mut called = Vec::new();
         for function in functions {
             // Held by the map alone; and while the map is locked, nobody else can take it.
-            let unused = |lane: &Arc<Lane>| Arc::strong_count(lane) == 1 && lane.is_idle();
-            if lanes.get(function).is_some_and(unused) {
-                lanes.remove(function);
+            let unused = |lane: &&Arc<Lane>| Arc::strong_count(lane) == 1 && lane.is_idle();
+            let Some(lane) = lanes.get(function).filter(unused) else { continue };
+            match lane.called_at() {
+                Some(at) => called.push((Reverse(at), function)),
+                None => drop(lanes.remove(function)),
+            }
+        }
+        called.sort_unstable();
+        for (_, function) in called.drain(CALLED.min(called.len())..) {
+            lanes.remove(function);
+        }
+        for (_, function) in called {
+            if let Some(anew) = lanes.get(function).and_then(|lane| lane.begun_anew()) {
+                lanes.insert(function.clone(), anew);
             }
         }
     }

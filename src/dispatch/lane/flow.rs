@@ -1,6 +1,6 @@
 //! What a lane tells of itself: how much waits for its function, runs and dies, and what its last calls came to.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Lane, LaneState};
 use crate::{
@@ -84,6 +84,27 @@ impl Lane {
         let mut state = self.state();
         let before = state.reported.map_or(0, |(_, failed, _)| failed);
         state.reported = Some((class, if class == Class::Ok { 0 } else { before.saturating_add(1) }, now));
+    }
+
+    /// When it was called last, or a result of it came; none when it was not since the daemon started.
+    pub fn called_at(&self) -> Option<Duration> {
+        let state = self.state();
+        [state.last, state.reported].into_iter().flatten().map(|(_, _, at)| at).max()
+    }
+
+    /// A lane in the place of an idle one whose function no binding calls: it can only tell how that flowed, and what was
+    /// learned or allowed is to be learned and asked for anew. None when it is such a lane already.
+    pub fn begun_anew(&self) -> Option<Arc<Self>> {
+        let old = self.state();
+        if old.fresh && old.pace.is_empty() {
+            return None;
+        }
+        let lane = Self::new(self.function.clone(), 1, Arc::clone(&self.agenda));
+        let mut new = lane.state();
+        (new.last, new.reported) = (old.last, old.reported);
+        (new.parked, new.settled, new.died) = (old.parked.clone(), old.settled.clone(), old.died.clone());
+        drop(new);
+        Some(lane)
     }
 
     /// How it flows.
