@@ -41,9 +41,11 @@ pub(super) async fn list(
 ) -> Result<Json<QuarantinePage>, Problem> {
     caller.operator()?;
     let limit = params.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
-    let items = state.letters.quarantine_page(params.before, limit).await?;
-    let full = items.len() >= limit as usize;
-    let next = items.last().map(|item| item.id).filter(|_| full);
+    // One more than is shown tells whether there are more.
+    let mut items = state.letters.quarantine_page(params.before, limit + 1).await?;
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = items.last().map(|item| item.id).filter(|_| more);
     Ok(Json(QuarantinePage { quarantine: items.iter().map(QuarantineSummary::from).collect(), next }))
 }
 

@@ -264,11 +264,13 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
         let batch = match deed.batch(client, &request).await {
             Ok(batch) => batch.value,
             Err(error) => {
-                terminal.aside(format!(
-                    "{} {} so far; the same command again does the rest",
-                    done.len(),
-                    deed.word()
-                ))?;
+                if !done.is_empty() {
+                    terminal.aside(format!(
+                        "{} {} so far; the same command again does the rest",
+                        done.len(),
+                        deed.word()
+                    ))?;
+                }
                 return Err(error.into());
             }
         };

@@ -108,7 +108,7 @@ async fn list(
     let rows: Vec<_> = page.value.quarantine.iter().map(row).collect();
     terminal.table(["ID", "RECEIVED", "SOURCE", "BYTES", "TRIES", "REASON"], &rows)?;
     if let Some(next) = page.value.next {
-        terminal.aside(format!("there may be more: --before {next}"))?;
+        terminal.aside(format!("there are more: --before {next}"))?;
     }
     Ok(Ended::Done)
 }

@@ -160,6 +160,8 @@ async fn the_quarantine_is_the_operators_to_look_at_try_again_and_discard() {
     assert_eq!(page.quarantine.iter().map(|item| item.id).collect::<Vec<_>>(), [4, 3, 2]);
     let rest = api.get(OPERATOR, &format!("/v1/quarantine?before={}", page.next.unwrap())).await;
     assert_eq!((&rest.is(200)["quarantine"][0]["id"], &rest.body["next"]), (&json!(1), &json!(null)));
+    let all = api.get(OPERATOR, "/v1/quarantine?limit=4").await;
+    assert_eq!((all.is(200)["quarantine"].as_array().unwrap().len(), &all.body["next"]), (4, &json!(null)));
     let shown = api.get(OPERATOR, "/v1/quarantine/2").await;
     assert_eq!((&shown.is(200)["bytes"], &shown.body["kept"]), (&json!("Yv9k"), &json!(3)));
 

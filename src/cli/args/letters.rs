@@ -1,6 +1,6 @@
 //! The arguments of `dead-letters` and `quarantine`.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::parse_duration;
 use crate::{
@@ -51,7 +51,7 @@ pub(in crate::cli) enum DeadLettersCommand {
         #[command(flatten)]
         choice: Choice,
         /// Why, for the log. Needed unless they are named one by one.
-        #[arg(long, value_name = "TEXT", required_unless_present = "ids")]
+        #[arg(long, value_name = "TEXT", required_unless_present = "ids", value_parser = parse_why)]
         why: Option<String>,
     },
 }
@@ -78,7 +78,7 @@ pub(in crate::cli) struct Which {
     #[arg(long, value_parser = parse_bucket)]
     pub(in crate::cli) bucket: Option<String>,
     /// Only objects whose key begins so.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(in crate::cli) key_prefix: Option<String>,
 }
 
@@ -173,7 +173,7 @@ pub(in crate::cli) enum QuarantineCommand {
         #[command(flatten)]
         items: Items,
         /// Why, for the log. Needed with --all.
-        #[arg(long, value_name = "TEXT", required_if_eq("all", "true"))]
+        #[arg(long, value_name = "TEXT", required_if_eq("all", "true"), value_parser = parse_why)]
         why: Option<String>,
     },
 }
@@ -194,6 +194,11 @@ fn parse_bucket(text: &str) -> Result<String, String> {
         None => Ok(text.to_owned()),
         Some((_, bucket)) => Err(format!("write the bucket's name without the storage: {bucket}")),
     }
+}
+
+/// What the log is to be told is said.
+fn parse_why(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("say why in a few words".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 fn parse_reason(text: &str) -> Result<DeadReason, String> {

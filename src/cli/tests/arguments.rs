@@ -116,6 +116,10 @@ fn wrong_arguments_are_refused_with_a_hint() {
     assert!(refused("dead-letters replay").contains("required"));
     assert!(refused("dead-letters discard --all").contains("--why"));
     assert!(refused("quarantine discard --all").contains("--why"));
+    for command in ["dead-letters discard --all --why=", "quarantine discard --all --why="] {
+        assert!(refused(command).contains("say why"), "{command}");
+    }
+    assert!(refused("dead-letters replay --key-prefix=").contains("--key-prefix"));
     assert!(refused("quarantine retry").contains("--all"));
     assert!(refused("dead-letters list --reason boredom").contains("attempts_exhausted"));
     assert!(refused("dead-letters list --since yesterday").contains("2h"));
