@@ -117,7 +117,7 @@ pub(super) async fn bind(
             Err(Problem::new(409, "too-many-bindings", title)
                 .detail(format!("platform `{platform}` may have {most} bindings (`max_bindings`), and has as many"))
                 .remedy(format!(
-                    "unbind what is not needed, or raise `max_bindings` of [platforms.{platform}] in the config and restart"
+                    "unbind what is not needed (rejected ones count by themselves, up to the same number), or raise `max_bindings` of [platforms.{platform}] in the config and restart"
                 )))
         }
         Bound::Unbinding(binding) => {

@@ -327,7 +327,7 @@ fn problem(section: &str, error: &figment::Error, by_env: bool) -> Problem {
             "see config.example.toml".to_owned(),
         ),
         Kind::InvalidValue(Actual::Unsigned(_) | Actual::Signed(_), expected) => {
-            ("the number is out of range".to_owned(), format!("choose {}", wanted(expected)))
+            ("the number is out of range".to_owned(), format!("choose {}", range(expected)))
         }
         Kind::InvalidValue(actual, expected) => (
             format!("{} is not accepted: {expected} is expected", kind_of(actual)),
@@ -346,6 +346,17 @@ fn wanted(expected: &str) -> &str {
         "f32" | "f64" => "a number",
         other => other,
     }
+}
+
+/// Which numbers are in range, in words.
+fn range(expected: &str) -> String {
+    let most = match expected {
+        "u16" => u32::from(u16::MAX),
+        "u32" => u32::MAX,
+        // What a file can say and is beyond the others is below zero.
+        other => return wanted(other).to_owned(),
+    };
+    format!("a whole number from 0 to {most}")
 }
 
 fn kind_of(actual: &Actual) -> &'static str {

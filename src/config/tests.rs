@@ -280,6 +280,9 @@ fn contradictions_between_sections_are_found() {
 fn what_is_expected_is_said_in_words_of_the_config() {
     let negative = problems(&example("#drain_s = 20", "drain_s = -1"));
     has(&negative, "Error", &["dispatch.drain_s", "out of range", "choose a whole number of 0 or more"]);
+    let large = problems(&example("#max_bindings = 10000", "max_bindings = 4294967296"));
+    let range = "choose a whole number from 0 to 4294967295";
+    has(&large, "Error", &["platforms.local.max_bindings", "out of range", range]);
     for (section, url, likely) in
         [("storages.main.endpoint", "9000", ":9000"), ("platforms.local.url", "8700", ":8700")]
     {

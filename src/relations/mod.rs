@@ -154,7 +154,8 @@ pub struct NewBinding {
     pub by: String,
     /// When.
     pub now: Timestamp,
-    /// It is not made when its platform has as many, those that are being taken back included.
+    /// It is not made when its platform has as many, those that are being taken back included; nor when it has as many
+    /// rejected ones, which do not count among the others.
     pub most: u32,
 }
 

@@ -139,17 +139,21 @@ pub(super) async fn bind(tx: &mut Connection, new: &NewBinding, kept: i64) -> Re
     if let Some(row) = row {
         return Ok(rows::found(row.try_into()?, &new.spec));
     }
-    // Exact, since all who bind wait for the revision.
-    let there: i64 = sqlx::query_scalar(
-        "SELECT COUNT(*) FROM (SELECT id FROM binding WHERE platform = ? LIMIT ?) AS of_platform",
-    )
-    .bind(&new.spec.function.platform)
-    .bind(i64::from(new.most))
-    .fetch_one(&mut *tx)
-    .await
-    .map_err(failed(verb))?;
-    if there >= i64::from(new.most) {
-        return Ok(Bound::Full);
+    // Exact, since all who bind wait for the revision. What the platform refused takes no other binding's place, and is
+    // bounded by itself.
+    for count in [
+        "SELECT COUNT(*) FROM (SELECT id FROM binding WHERE platform = ? AND state <> 'rejected' LIMIT ?) AS theirs",
+        "SELECT COUNT(*) FROM (SELECT id FROM binding WHERE platform = ? AND state = 'rejected' LIMIT ?) AS refused",
+    ] {
+        let there: i64 = sqlx::query_scalar(count)
+            .bind(&new.spec.function.platform)
+            .bind(i64::from(new.most))
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed(verb))?;
+        if there >= i64::from(new.most) {
+            return Ok(Bound::Full);
+        }
     }
     let binding = rows::made(new.clone(), moment.revision);
     insert(tx, &Columns::of(&binding)?).await.map_err(failed(verb))?;

@@ -19,6 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
         daemons_that_bind_the_same_at_once_make_one_binding;
         unbinding_is_idempotent_and_binding_again_waits_until_it_is_gone;
         a_platform_has_no_more_bindings_than_it_may_have;
+        rejected_bindings_take_no_others_place_and_have_as_many_of_their_own;
         only_an_unbinding_one_can_be_removed;
         progress_is_recorded_only_on_what_was_seen;
         progress_that_says_nothing_new_changes_nothing;
@@ -129,6 +130,33 @@ async fn a_platform_has_no_more_bindings_than_it_may_have(world: World) -> Resul
     ensure!(matches!(relations.bind(next.clone()).await?, Bound::Full), "it is there until it is gone");
     relations.remove(made[0].id, at(2)).await?;
     ensure!(matches!(relations.bind(next).await?, Bound::Created(_)));
+    Ok(())
+}
+
+async fn rejected_bindings_take_no_others_place_and_have_as_many_of_their_own(world: World) -> Result<()> {
+    let relations = world.open().await?;
+    let request =
+        |function: &str, seed| anyhow::Ok(NewBinding { most: 2, ..new(spec("photos", function)?, seed) });
+    for (function, seed) in [("tumb", 1), ("thmub", 2)] {
+        let Bound::Created(binding) = relations.bind(request(function, seed)?).await? else {
+            bail!("`{function}` was not made");
+        };
+        let refused = progress(State::Rejected, Some("no such function"), 1);
+        ensure!(relations.record(binding.id, binding.revision, &refused).await?);
+        let there = relations.bind(request(&format!("right-{seed}"), 10 + seed)?).await?;
+        // The second finds as many rejected ones as there may be: they are bounded, too.
+        ensure!(matches!(there, Bound::Created(_)) == (seed == 1), "{there:?}");
+        if seed == 2 {
+            ensure!(matches!(there, Bound::Full), "{there:?}");
+            relations.unbind(binding.id, "operator", at(2)).await?;
+            relations.remove(binding.id, at(3)).await?;
+        }
+    }
+    ensure!(
+        matches!(relations.bind(request("right-2", 20)?).await?, Bound::Created(_)),
+        "beside a rejected one"
+    );
+    ensure!(matches!(relations.bind(request("right-3", 21)?).await?, Bound::Full));
     Ok(())
 }
 
