@@ -9,6 +9,7 @@ use super::{
     books::Books,
     command::{Answer, Command, Step, Work},
     open::Limits,
+    quarantine::Evicted,
 };
 
 /// The transaction under way.
@@ -19,6 +20,8 @@ pub(super) struct Batch<'a> {
     pub(super) limits: Limits,
     /// Bytes of the file in use, with what this batch has added so far.
     pub(super) used: u64,
+    /// What made room in the quarantine.
+    pub(super) evicted: Evicted,
 }
 
 impl Batch<'_> {

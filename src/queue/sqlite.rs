@@ -25,6 +25,7 @@ use super::{
     command::{Answer, Command, LetterRow, ParkRow, Work},
     functions, handover,
     open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
+    quarantine::Evictions,
     read::{self, Page},
     rows::Table,
     trouble::{OpenedFile, Trouble, is_damage},
@@ -114,6 +115,7 @@ impl SqliteQueue {
             readers,
             commits,
             trouble,
+            evictions: Evictions::new(),
         };
         Ok((queue, writer))
     }

@@ -41,6 +41,7 @@ use super::{
     command::{Answer, Command, Step, Work},
     long::Long,
     open::{Limits, failed},
+    quarantine::{Evicted, Evictions},
     trouble::{OpenedFile, Trouble},
 };
 use crate::telemetry::{Chain, Metric};
@@ -81,6 +82,7 @@ pub struct Writer {
     pub(super) file: OpenedFile,
     /// How the last transaction ended; so that a disk that stays away is told of once.
     pub(super) trouble: Trouble,
+    pub(super) evictions: Evictions,
 }
 
 impl Writer {
@@ -225,9 +227,12 @@ impl Writer {
         };
         let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;
         let used = used_bytes(&mut transaction).await?;
-        let mut batch = Batch { conn: &mut transaction, books: &mut books, limits: self.limits, used };
+        let (limits, evicted) = (self.limits, Evicted::new());
+        let mut batch = Batch { conn: &mut transaction, books: &mut books, limits, used, evicted };
         let steps = batch.apply(commands).await?;
+        let evicted = batch.evicted;
         transaction.commit().await?;
+        self.evictions.tell(evicted, limits);
         self.conn = Some(conn);
         self.books = Some(books);
         self.commits.fetch_add(1, Ordering::Relaxed);

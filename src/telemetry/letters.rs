@@ -115,6 +115,33 @@ impl ItemDiscarded<'_> {
     }
 }
 
+/// The oldest items of the quarantine made room for newer ones.
+#[derive(Debug)]
+pub struct ItemsEvicted<'a> {
+    /// How many since it was last told.
+    pub count: u64,
+    /// The source that had brought them.
+    pub source: &'a str,
+    /// The bound that was reached.
+    pub bound: u64,
+    /// The key of `[queue]` that sets it.
+    pub setting: &'static str,
+}
+
+impl ItemsEvicted<'_> {
+    /// Tells it; they are counted where they go.
+    pub fn tell(&self) {
+        let Self { count, source, bound, setting } = self;
+        tracing::warn!(
+            count,
+            source,
+            bound,
+            "the oldest items of the quarantine were dropped for newer ones: try again or discard what is there, or raise \
+             `{setting}` in [queue] (told once a minute)"
+        );
+    }
+}
+
 /// How many dead letters there are, and how many of them will be dropped before long.
 #[derive(Debug)]
 pub struct LettersExpiring {

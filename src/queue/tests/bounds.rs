@@ -112,6 +112,32 @@ async fn quarantine_drops_its_oldest() {
 }
 
 #[tokio::test]
+async fn what_made_room_in_quarantine_is_told_with_its_source_and_the_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let log = Arc::new(std::fs::File::create(&path).unwrap());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log).finish();
+    let _told_here = tracing::subscriber::set_default(subscriber);
+    let f = Fixture::with(QueueOptions { quarantine_items: 3, ..small() }).await;
+    let told = || {
+        let log = std::fs::read_to_string(&path).unwrap();
+        log.lines().filter(|line| line.contains("were dropped")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for byte in 1..=3 {
+        f.queue.quarantine(junk(byte)).await.unwrap();
+    }
+    assert_eq!(told(), [""; 0]);
+    for byte in 4..=6 {
+        f.queue.quarantine(junk(byte)).await.unwrap();
+    }
+    let told = told();
+    assert_eq!(told.len(), 1, "{told:?}");
+    for part in ["WARN", "count=1", "source=\"mqtt\"", "bound=3", "`quarantine_items` in [queue]"] {
+        assert!(told[0].contains(part), "{part}: {told:?}");
+    }
+}
+
+#[tokio::test]
 async fn space_is_given_back_after_a_burst() {
     let f = Fixture::new().await;
     join_all((0..1_000).map(|n| f.queue.park(park(large(n, "f"), NOW)))).await;
