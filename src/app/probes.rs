@@ -8,9 +8,8 @@ use crate::{
     check::{
         Probe,
         local::{QueueAnswer, QueueProbe},
-        remote::{
-            BrokerAnswer, BrokerProbe, PlatformProbe, RelationsProbe, StorageAnswer, StorageProbe, Targets,
-        },
+        remote::{BrokerAnswer, BrokerProbe, PlatformProbe, RelationsProbe},
+        storage::{StorageAnswer, StorageProbe, Targets},
     },
     config::{
         Config,

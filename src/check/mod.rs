@@ -2,10 +2,11 @@
 //!
 //! A [`Probe`] looks at one part and changes nothing. All probes run at once, each with a time limit, and all of them are
 //! reported, so that one run shows everything that is wrong. Probes of this host are in [`local`]; those that need a
-//! driver, a database or a storage take it as an argument ([`remote`]) and are built by the composition root.
+//! driver, a database or a storage take it as an argument ([`remote`], [`storage`]) and are built by the composition root.
 
 pub mod local;
 pub mod remote;
+pub mod storage;
 
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ pub trait Probe: Send + Sync {
     /// The part, as the config names it.
     fn part(&self) -> String;
 
-    /// What is found; at least one line.
+    /// What is found; nothing where there is nothing to look at.
     async fn look(&self) -> Vec<Finding>;
 }
 

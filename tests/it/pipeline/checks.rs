@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use triggerd::telemetry::Metric;
 
-use super::world::{OPERATOR_TOKEN, Plan, SOON, WEBHOOK_TOKEN, World, noting};
+use super::world::{OPERATOR_TOKEN, Plan, SOON, WEBHOOK_TOKEN, Way, World, noting};
 use crate::harness::{
     minio::{ACCESS_KEY, SECRET_KEY},
     mosquitto::{Mosquitto, MosquittoOptions, Tls},
@@ -34,13 +34,19 @@ fn check(ctx: &Ctx, config: &str, part: &str) -> Result<(Option<i32>, Vec<String
 }
 
 pub(crate) async fn check_holds_the_targets_against_those_of_minio(ctx: Ctx) -> Result<()> {
-    let mut world = World::start(&ctx, &Plan::webhook(&noting("thumb", ""))).await?;
+    let plan = Plan { way: Way::Webhook { queue_dir: true }, ..Plan::webhook(&noting("thumb", "")) };
+    let mut world = World::start(&ctx, &plan).await?;
     let config = world.daemon.config()?;
     let part = "storages.default.targets";
     let (code, found) = check(&ctx, &config, part)?;
     ensure!(code == Some(0) && found.len() == 1 && found[0].starts_with("ok "), "{code:?} {found:?}");
 
-    let arn = world.minio.webhook_arn("TRIGGERD");
+    let (yes, arn) = ("redelivers = \"yes\"", world.minio.webhook_arn("TRIGGERD"));
+    ensure!(config.matches(yes).count() == 1, "{config}");
+    let (code, found) = check(&ctx, &config.replace(yes, "redelivers = \"no\""), part)?;
+    ensure!(code == Some(0) && found.len() == 1 && found[0].starts_with("warn "), "{code:?} {found:?}");
+    ensure!(found[0].contains("is lost") && found[0].contains("queue_dir"), "{found:?}");
+
     let two =
         config.replace(&format!("[\"{arn}\"]"), &format!("[\"{arn}\", \"arn:minio:sqs::ABSENT:webhook\"]"));
     let (code, found) = check(&ctx, &two, part)?;
