@@ -24,7 +24,7 @@ use crate::{
         ids::BindingId,
     },
     relations::{Node, Progress, RelationsError},
-    telemetry::{Chain, Metric},
+    telemetry::{Chain, bindings::BindingTurned},
 };
 
 /// Rules looked at at once.
@@ -181,17 +181,8 @@ impl Core {
         progress: &Progress,
     ) -> Result<bool, RelationsError> {
         let recorded = self.parts.relations.record(binding.id, binding.revision, progress).await?;
-        if recorded && progress.state != binding.state {
-            Metric::BindingTransitions.count(&[("state", progress.state.as_str().to_owned())]);
-            tracing::info!(
-                binding = %binding.id, from = %binding.state, to = %progress.state,
-                reason = progress.reason.as_deref().unwrap_or_default(), "a binding's state changed"
-            );
-        } else if recorded && progress.reason != binding.reason {
-            tracing::info!(
-                binding = %binding.id, state = %progress.state,
-                reason = progress.reason.as_deref().unwrap_or_default(), "a binding stands where it stood"
-            );
+        if recorded {
+            BindingTurned { binding, to: progress.state, reason: progress.reason.as_deref() }.tell();
         }
         Ok(recorded)
     }

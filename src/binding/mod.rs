@@ -22,7 +22,8 @@
 //! that does not answer is shown on the step and changes nothing. `degraded` is recorded *before* anything is
 //! mended, so that every daemon holds the deliveries; they are released after `armed` is recorded, and again at
 //! every later pass, since a daemon that had not seen it yet may have parked more. A changed rule is withdrawn and
-//! established; a crash between leaves it missing. What is found damaged again and again rests before it is mended
+//! established; a crash between leaves it missing. If the platform then refuses it, it stays `degraded` and is asked for
+//! again, and the refusal is an error in the log, once for each change of the platform's words. What is found damaged again and again rests before it is mended
 //! ([`relapses`]).
 //!
 //! **To be absent** (the row says `unbinding` and matches nothing):

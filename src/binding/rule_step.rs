@@ -16,7 +16,7 @@ use crate::{
     domain::binding::{Binding, State, StepName, StepState},
     platform::{Driver, Established, Inspection, PlatformError},
     relations::RelationsError,
-    telemetry::Chain,
+    telemetry::{Chain, bindings::RuleNotPut},
 };
 
 /// A confirmation that has not come for so long is asked for again: platforms give up calling back.
@@ -163,9 +163,22 @@ impl Core {
                 };
                 return Ok(Err(over));
             }
-            Ok(Established::Rejected(why)) => (Found::Failed(why), waiting_for_confirmation(&binding)),
+            Ok(Established::Rejected(words)) => {
+                RuleNotPut { binding: &binding, words: &words, refused: true }.tell();
+                (Found::Failed(words), waiting_for_confirmation(&binding))
+            }
             Err(error) => {
                 let words = away.note(&binding.spec.function.platform, &error);
+                if binding.state != State::Pending {
+                    let refused = match error {
+                        PlatformError::Unreachable { .. } => false,
+                        PlatformError::Unexpected { status, .. } => {
+                            status < 500 && !matches!(status, 408 | 425 | 429)
+                        }
+                        PlatformError::Unauthorized { .. } => true,
+                    };
+                    RuleNotPut { binding: &binding, words: &words, refused }.tell();
+                }
                 (Found::Failed(words), waiting_for_confirmation(&binding))
             }
         };

@@ -82,7 +82,7 @@ pub(super) async fn bindings(
                 view.spec.filter.events.names().join(","),
                 keys(&view.spec),
                 format!("{}/{}", view.spec.function.platform, view.spec.function.function),
-                view.reason.clone().unwrap_or_default(),
+                view.why().unwrap_or_default(),
             ]
         };
         let rows: Vec<_> = all.iter().map(row).collect();

@@ -172,6 +172,26 @@ pub struct Binding {
     pub updated_at: Timestamp,
 }
 
+impl Binding {
+    /// Why it stands where it stands, and what its failed steps said, as [`BindingView::why`] has it.
+    pub fn why(&self) -> Option<String> {
+        why(self.reason.as_deref(), &self.steps)
+    }
+}
+
+/// The reason, and behind it the errors of failed steps that it does not contain.
+fn why(reason: Option<&str>, steps: &[Step]) -> Option<String> {
+    let mut words = reason.unwrap_or_default().to_owned();
+    for step in steps.iter().filter(|step| step.state == StepState::Failed) {
+        let Some(error) = step.error.as_deref().filter(|error| !words.contains(error)) else { continue };
+        if !words.is_empty() {
+            words.push_str("; ");
+        }
+        words.push_str(error);
+    }
+    (!words.is_empty()).then_some(words)
+}
+
 /// A binding as the API shows it: everything but the secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BindingView {
@@ -195,6 +215,14 @@ pub struct BindingView {
     pub updated_at: Timestamp,
 }
 
+impl BindingView {
+    /// Why it stands where it stands, for a person: its reason, and what its failed steps said (a platform's words, say)
+    /// where the reason does not. The reason alone says why it fell, not why it is not mended.
+    pub fn why(&self) -> Option<String> {
+        why(self.reason.as_deref(), &self.steps)
+    }
+}
+
 impl From<&Binding> for BindingView {
     fn from(binding: &Binding) -> Self {
         Self {
@@ -213,6 +241,23 @@ impl From<&Binding> for BindingView {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_a_binding_stands_where_it_stands_ends_with_what_failed_since() {
+        let step = |name, state, error: &str| Step {
+            name,
+            state,
+            at: Timestamp::from_micros(0),
+            error: Some(error.to_owned()),
+        };
+        let refused = step(StepName::Rule, StepState::Failed, "refused (404)");
+        let waits = step(StepName::Bucket, StepState::Waiting, "waits");
+        assert_eq!(why(None, std::slice::from_ref(&waits)), None);
+        assert_eq!(why(Some("it differs"), std::slice::from_ref(&waits)).unwrap(), "it differs");
+        assert_eq!(why(Some("it differs"), &[refused.clone(), waits]).unwrap(), "it differs; refused (404)");
+        let once = why(Some("refused (404); so it rests"), &[refused]);
+        assert_eq!(once.unwrap(), "refused (404); so it rests");
+    }
 
     #[test]
     fn nothing_leads_out_of_unbinding() {

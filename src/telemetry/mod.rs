@@ -4,6 +4,7 @@
 //! type, so that log and metric cannot disagree. Label values come from closed sets (states, classes, names in the
 //! config), never from events.
 
+pub mod bindings;
 pub mod happening;
 pub mod letters;
 pub mod logging;

@@ -115,6 +115,11 @@ impl World {
         record(&self.relations, id, &found).await;
     }
 
+    /// Records where a binding stands, why, and what its steps came to.
+    pub(crate) async fn found(&self, id: BindingId, state: BindingState, reason: &str, steps: Vec<Step>) {
+        record(&self.relations, id, &Progress { state, reason: Some(reason.into()), steps, now: NOW }).await;
+    }
+
     /// Ends a binding that is being taken back.
     pub(crate) async fn ends(&self, id: BindingId) {
         assert!(self.relations.remove(id, NOW).await.unwrap(), "it is not being taken back");

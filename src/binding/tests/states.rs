@@ -1,5 +1,7 @@
 //! Where bindings go, what they say meanwhile, and what the handle answers.
 
+use std::sync::Mutex;
+
 use super::*;
 
 #[tokio::test]
@@ -183,6 +185,56 @@ async fn forged_confirmation_is_refused() {
     site.relations.unbind(id, "operator", now).await.unwrap();
     let late = confirm(&handle, id, &headers, right.as_bytes()).await;
     assert!(matches!(late, Err(ConfirmError::NotWaiting { state: State::Unbinding, .. })), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_rule_that_is_refused_again_is_an_error_in_the_log_once_for_each_change() {
+    let (site, id) = Story::RuleLost.begin().await;
+    site.world.state().functions.clear();
+    let (mut reconciler, handle) = site.start();
+    let (log, _guard) = log_of_this_thread();
+    site.settle(&mut reconciler, &handle).await;
+    for _ in 0..3 {
+        site.clock.advance(Duration::from_mins(7));
+        reconciler.pass().await.unwrap();
+    }
+    let asked = site.world.state().effects.iter().filter(|effect| *effect == "establish").count();
+    assert!(asked > 2, "it was asked again only {asked} times");
+    let lines = |level: &str| {
+        let text = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+        let of_level = text.lines().filter(|line| line.contains(level) && line.contains(&id.to_string()));
+        of_level.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let errors = lines("ERROR");
+    assert!(errors.len() == 1 && errors[0].contains("no such function"), "{errors:?}");
+    assert!(errors[0].contains("platform=faas") && errors[0].contains("held"), "{errors:?}");
+    let fell = lines("WARN");
+    assert!(fell.len() == 1 && fell[0].contains("no longer has the rule"), "{fell:?}");
+    let why = site.binding(id).await.unwrap().why().unwrap();
+    assert!(why.contains("no longer has the rule") && why.contains("no such function"), "{why}");
+    site.world.state().functions.insert("thumb".into());
+    site.settle(&mut reconciler, &handle).await;
+    site.assert_active(id).await;
+    assert_eq!(lines("ERROR").len(), 1);
+}
+
+/// What is logged on this thread while the guard lives.
+fn log_of_this_thread() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let to = Arc::clone(&log);
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || Log(Arc::clone(&to))).finish();
+    (log, tracing::subscriber::set_default(subscriber))
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What is wrong, and what to do: the config, the token, the daemon, the host.
 
 use super::*;
+use crate::domain::binding::{Step, StepName, StepState};
 
 #[tokio::test]
 async fn errors_say_what_to_do() {
@@ -81,6 +82,46 @@ async fn check_reports_config_and_host_at_once() {
     let json = host.run("check --json").await.json();
     assert_eq!(json["ok"], false);
     assert!(json["findings"].as_array().unwrap().len() >= 7);
+}
+
+#[tokio::test]
+async fn check_names_the_bindings_of_the_running_daemon_that_are_damaged_or_refused() {
+    let host = Host::new().await;
+    let bind = async |prefix: usize| {
+        let event = "--bucket photos --event s3:ObjectCreated:*";
+        let args = format!("bind {event} --prefix {prefix}/ --function local/thumb --wait 0s --json");
+        host.run(&args).await.json()["id"].as_str().unwrap().parse::<BindingId>().unwrap()
+    };
+    let ran = host.run("check").await;
+    assert!(ran.out.contains("ok   bindings: 0 there"), "{}", ran.out);
+    let mut refused = Vec::new();
+    for prefix in 0..7 {
+        let id = bind(prefix).await;
+        host.world.found(id, State::Rejected, "no such function", Vec::new()).await;
+        refused.push(id);
+    }
+    let ill = bind(7).await;
+    host.world.found(ill, State::Armed, "", Vec::new()).await;
+    let step = Step {
+        name: StepName::Rule,
+        state: StepState::Failed,
+        at: Timestamp::from_micros(1),
+        error: Some("platform `local` refused the rule (404): there is no `ghost`".into()),
+    };
+    host.world.found(ill, State::Degraded, "the rule differs in: dead_letter_function", vec![step]).await;
+    let ran = host.run("check").await;
+    assert_eq!(ran.ended, Ok(Ended::Failed), "{}", ran.out);
+    let told = |part: &str| assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    told(&format!("FAIL bindings.{ill}: it (local/thumb) is degraded, and its deliveries are held"));
+    told("differs in: dead_letter_function; platform `local` refused the rule (404): there is no `ghost` → ");
+    told(&format!(
+        "warn bindings.{}: it (local/thumb) is rejected, so it never fires: no such function",
+        refused.iter().map(ToString::to_string).min().unwrap()
+    ));
+    told("warn bindings: of further ones there are 3 rejected");
+    assert_eq!(ran.out.matches(" bindings.").count(), 5, "{}", ran.out);
+    let shown = host.run("bindings").await;
+    assert!(shown.done().contains("dead_letter_function; platform `local` refused"), "{}", shown.out);
 }
 
 #[tokio::test]
