@@ -27,6 +27,19 @@ pub(super) async fn explain(
     let event = event(&state, body.json()?)?;
     let mut found = state.catalog.explain(&event).await?;
     found.retain(|explanation| caller.may_see(&explanation.platform));
+    // What fires, and is not called now: the delivery waits.
+    let flows = state.deliveries.flows();
+    let open = flows.iter().filter_map(|flow| Some((&flow.function, flow.open_until?, &flow.reason)));
+    for (function, until, reason) in open {
+        let of_it = found.iter_mut().filter(|explanation| {
+            explanation.fires
+                && *explanation.platform == *function.platform
+                && *explanation.function == *function.name
+        });
+        let words =
+            format!("its function's circuit breaker is open until {until} ({reason}): deliveries wait");
+        of_it.for_each(|explanation| explanation.reasons.push(words.clone()));
+    }
     found.sort_by_key(|explanation| (!explanation.fires, explanation.binding));
     let fires = found.iter().filter(|explanation| explanation.fires).count();
     Ok(Json(Matched { fires, bindings: found }))

@@ -62,7 +62,7 @@ impl admin::Explain for CatalogPort {
             function: one.binding.spec.function.function.clone(),
             state: one.binding.state,
             fires: one.fires,
-            reasons: one.reasons.iter().map(ToString::to_string).collect(),
+            reasons: one.words(),
         });
         Ok(explained.collect())
     }

@@ -332,6 +332,10 @@ async fn explanations_name_every_reason_and_begin_with_what_fires() {
     assert_eq!((told[0].binding.id, told[0].fires, told[0].reasons.len()), (fires, true, 0));
     let reasons = [Reason::State(State::Rejected), Reason::Mismatch(Mismatch::Prefix("out/".into()))];
     assert_eq!((told[1].binding.id, told[1].fires, told[1].reasons.as_slice()), (other, false, &reasons[..]));
+    let held = told[0].words();
+    assert!(held.len() == 1 && held[0].contains("held") && held[0].contains("is degraded"), "{held:?}");
+    let refused = told[1].words();
+    assert!(refused.len() == 2 && refused[0].contains("the platform refused it"), "{refused:?}");
     let one = world.catalog.explain(&event("photos", "s3:ObjectCreated:Put", "in/a.jpg"), 1).await.unwrap();
     assert_eq!(one.len(), 1);
     assert!(one[0].fires, "the one that fires was left out");

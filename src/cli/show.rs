@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    admin::wire::MatchRequest,
+    admin::wire::{Explanation, FunctionView, MatchRequest},
     client::Client,
     domain::binding::{BindingSpec, BindingView},
 };
@@ -153,13 +153,23 @@ pub(super) async fn matching(
         return Ok(Ended::Done);
     }
     let count = matched.value.bindings.len();
-    terminal.line(format!("{} of {count} binding(s) of this bucket would fire", matched.value.fires))?;
+    let held = |one: &Explanation| one.fires && one.state.holds();
+    let holding = match matched.value.bindings.iter().filter(|one| held(one)).count() {
+        0 => String::new(),
+        some => format!("; held without a call now: {some}"),
+    };
+    terminal
+        .line(format!("{} of {count} binding(s) of this bucket would fire{holding}", matched.value.fires))?;
     let rows: Vec<_> = matched
         .value
         .bindings
         .iter()
         .map(|one| {
-            let fires = if one.fires { "fires" } else { "no" };
+            let fires = match one.fires {
+                true if held(one) => "held",
+                true => "fires",
+                false => "no",
+            };
             let function = format!("{}/{}", one.platform, one.function);
             [
                 fires.to_owned(),
@@ -190,11 +200,8 @@ pub(super) async fn outcomes(
         return Ok(Ended::Done);
     }
     if latest.value.outcomes.is_empty() {
-        terminal.aside(if any {
-            "nothing has come in since the daemon started"
-        } else {
-            "nothing of that is among the last outcomes; `triggerd match` says what would fire"
-        })?;
+        let nothing = "nothing of that is among the last outcomes; `triggerd match` says what would fire";
+        terminal.aside(if any { without_outcome(client).await } else { nothing.to_owned() })?;
         return Ok(Ended::Done);
     }
     let rows: Vec<_> = latest
@@ -215,6 +222,22 @@ pub(super) async fn outcomes(
         .collect();
     terminal.table(["AT", "OUTCOME", "TOOK", "EVENT", "OBJECT", "BINDING", "DETAIL"], &rows)?;
     Ok(Ended::Done)
+}
+
+/// Why there is no outcome at all: nothing came in, or what did waits.
+async fn without_outcome(client: &Client) -> String {
+    let nothing = "nothing has come in since the daemon started";
+    // Where that cannot be told, the list alone is what was asked for.
+    let functions = client.functions().await.map(|answer| answer.value.functions).unwrap_or_default();
+    let sum = |count: fn(&FunctionView) -> u64| functions.iter().map(count).sum::<u64>();
+    let (parked, held, awaiting) = (sum(|one| one.parked), sum(|one| one.held), sum(|one| one.awaiting));
+    if parked + held + awaiting == 0 {
+        return nothing.to_owned();
+    }
+    format!(
+        "nothing has been called since the daemon started; {held} held (`triggerd bindings` says why), \
+         {parked} parked, {awaiting} awaiting a result (`triggerd functions`)"
+    )
 }
 
 /// Microseconds for a person: milliseconds up to a minute, then as [`span`] has it.

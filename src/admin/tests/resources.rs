@@ -220,6 +220,14 @@ async fn match_explains_outlines_and_whole_events() {
     let own = api.post(LOCAL, "/v1/match", &outline).await;
     assert_eq!(own.is(200)["bindings"].as_array().unwrap().len(), 2);
 
+    api.world.flow_of_one_away(Timestamp::from_micros(1_700_000_000_000_000));
+    let away = api.post(OPERATOR, "/v1/match", &outline).await;
+    let matched: wire::Matched = serde_json::from_value(away.is(200).clone()).unwrap();
+    for one in &matched.bindings {
+        let told = one.reasons.iter().any(|reason| reason.contains("breaker is open until 2023-11-14T"));
+        assert_eq!(told, one.fires && one.platform == "local", "{one:?}");
+    }
+
     let letter = api.world.bury(BindingId::from_bytes([1; 16]), "local", "whole").await;
     let event = api.get(OPERATOR, &format!("/v1/dead-letters/{letter}")).await.body["event"].clone();
     api.post(OPERATOR, "/v1/match", &json!({"event": event})).await.is(200);

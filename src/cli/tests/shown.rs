@@ -26,6 +26,17 @@ async fn match_says_what_fires_and_why_not() {
         ran.out
     );
     assert_eq!(host.run("match --bucket photos --key k --json").await.json()["fires"], 1);
+
+    let held = Explanation { state: State::Degraded, ..explanation(3, true, &["its deliveries are held"]) };
+    *host.world.explanations.lock().unwrap() = vec![held];
+    let ran = host.run("match --bucket photos --key in/a.jpg").await;
+    let lines: Vec<&str> = ran.done().lines().collect();
+    assert!(
+        lines[0].starts_with("1 of 1 binding(s) of this bucket would fire; held without a call now: 1"),
+        "{}",
+        ran.out
+    );
+    assert!(lines[2].starts_with("held") && lines[2].ends_with("are held"), "{}", ran.out);
 }
 
 #[tokio::test]
@@ -56,6 +67,22 @@ async fn outcomes_and_nodes_are_tables() {
     host.run("nodes --forget old").await.done();
     assert!(host.run("nodes --forget here").await.ended.unwrap_err().contains("would come back"));
     assert_eq!(host.run("nodes --json").await.json()["nodes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn no_outcome_is_not_nothing_while_deliveries_are_held() {
+    let host = Host::new().await;
+    host.configure(listen(state(&host.world)).await, OPERATOR);
+    let ran = host.run("outcomes").await;
+    assert!(ran.done().is_empty() && ran.err.contains("nothing has come in"), "{}", ran.err);
+    let binding = host.bound().await;
+    for key in ["in/a.jpg", "in/b.jpg"] {
+        host.world.park(binding, "local", key, true).await;
+    }
+    host.world.park(binding, "local", "in/c.jpg", false).await;
+    let ran = host.run("outcomes").await;
+    assert!(ran.done().is_empty() && !ran.err.contains("nothing has come in"), "{}", ran.err);
+    assert!(ran.err.contains("; 2 held (") && ran.err.contains("1 parked"), "{}", ran.err);
 }
 
 #[tokio::test]

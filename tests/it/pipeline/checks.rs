@@ -85,6 +85,55 @@ pub(crate) async fn check_holds_the_targets_against_those_of_minio(ctx: Ctx) -> 
     world.daemon.stop().await
 }
 
+/// A key of the platform that makes each rule one that the platform refuses: nothing is lost, nothing is called, and
+/// everything that an operator asks says so.
+pub(crate) async fn a_rule_that_is_refused_after_a_restart_is_told_by_everything_that_is_asked(
+    ctx: Ctx,
+) -> Result<()> {
+    let mut world = World::start(&ctx, &Plan::webhook(&noting("thumb", ""))).await?;
+    let id = world.bind("photos", "thumb", &json!({})).await?;
+    let path = ctx.folder().join("triggerd.toml");
+    let (config, rules) = (fs::read_to_string(&path)?, "driver = \"rules\"\n");
+    let ghost = config.replace(rules, &format!("{rules}dead_letter_function = \"ghost\"\n"));
+    ensure!(ghost != config, "{config}");
+    fs::write(&path, &ghost)?;
+    world.daemon.stop().await?;
+    world.daemon.start_again().await?;
+    world.daemon.wait_for_state(&id, "degraded").await?;
+    world.minio.put_object("photos", "in/a.jpg", "x", &[]).await?;
+    let asked = |args: &[&str]| -> Result<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_triggerd"));
+        let output = command.args(args).arg("--config").arg(&path).output()?;
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    eventually("the upload is held, and outcomes tells it", SOON, async || {
+        let told = asked(&["outcomes"])?;
+        ensure!(told.contains("; 1 held ("), "{told}");
+        Ok(())
+    })
+    .await?;
+    let refused = eventually("the platform's words are recorded", SOON, async || {
+        let (code, found) = check(&ctx, &ghost, &format!("bindings.{id}"))?;
+        ensure!(code == Some(1) && found.len() == 1 && found[0].contains("refused"), "{code:?} {found:?}");
+        Ok(found[0].clone())
+    })
+    .await?;
+    ensure!(refused.starts_with("fail ") && refused.contains("dead_letter_function"), "{refused}");
+    ensure!(refused.contains("ghost") && refused.contains("404"), "not the platform's words: {refused}");
+    for told in [asked(&["bindings"])?, asked(&["match", "--bucket", "photos", "--key", "in/a.jpg"])?] {
+        ensure!(told.contains("ghost") && told.contains("404"), "{told}");
+    }
+    let log = world.daemon.log()?;
+    let lines = |level: &str| log.lines().filter(|line| line.contains(level) && line.contains(&id)).count();
+    ensure!(lines("ERROR") == 1 && lines("WARN") >= 1, "{log}");
+    fs::write(&path, &config)?;
+    world.daemon.stop().await?;
+    world.daemon.start_again().await?;
+    world.daemon.wait_for_state(&id, "active").await?;
+    world.platform.wait_for_calls("thumb", 1).await?;
+    world.daemon.stop().await
+}
+
 pub(crate) async fn check_connects_to_the_broker_as_the_source_would(ctx: Ctx) -> Result<()> {
     let options = |tls| MosquittoOptions {
         users: vec![("reader".into(), "right-password".into())],

@@ -129,8 +129,10 @@ fn refusals() -> Vec<Test> {
         the_same_binding_is_one_and_other_settings_are_a_conflict,
     };
     use checks::{
-        a_daemon_whose_sources_are_closed_says_why, check_connects_to_the_broker_as_the_source_would,
-        check_holds_the_targets_against_those_of_minio, every_metric_that_is_used_has_its_help_and_type,
+        a_daemon_whose_sources_are_closed_says_why,
+        a_rule_that_is_refused_after_a_restart_is_told_by_everything_that_is_asked,
+        check_connects_to_the_broker_as_the_source_would, check_holds_the_targets_against_those_of_minio,
+        every_metric_that_is_used_has_its_help_and_type,
     };
     use commands::{
         a_broken_config_is_refused_with_everything_that_is_wrong, commands_tell_people_and_programs_the_same,
@@ -151,6 +153,7 @@ fn refusals() -> Vec<Test> {
         [Minio] what_needs_the_daemon_stopped_or_running_says_so;
         [] a_broken_config_is_refused_with_everything_that_is_wrong;
         [Minio] check_holds_the_targets_against_those_of_minio;
+        [Minio] a_rule_that_is_refused_after_a_restart_is_told_by_everything_that_is_asked within 150;
         [Mosquitto] check_connects_to_the_broker_as_the_source_would;
         [Minio] every_metric_that_is_used_has_its_help_and_type;
         [] a_daemon_whose_sources_are_closed_says_why;
