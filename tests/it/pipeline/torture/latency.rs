@@ -65,6 +65,7 @@ async fn straight(queue_dir: bool, time: Duration, table: &mut Table) -> Result<
         let event = request.json().unwrap_or_default();
         let key = event["Key"].as_str().and_then(|key| key.strip_prefix("photos/")).unwrap_or_default();
         calls.called(Function::Steady, key, key);
+        calls.answered(Function::Steady, key, key);
         Answer::status(200).unwrap()
     });
     let target = WebhookTarget { id: "IT".into(), endpoint: receiver.url("/"), auth_token: None, queue_dir };
