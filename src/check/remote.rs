@@ -154,7 +154,7 @@ impl Probe for BrokerProbe {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use axum::Router;
     use http::{HeaderName, StatusCode, header::CONTENT_TYPE};
 
@@ -176,7 +176,8 @@ mod tests {
         PlatformProbe::new("local", Arc::new(driver))
     }
 
-    async fn shown(probe: impl Probe) -> Vec<String> {
+    /// What a probe finds, in words.
+    pub(in crate::check) async fn shown(probe: impl Probe) -> Vec<String> {
         let show = |finding: Finding| {
             format!(
                 "{:?} {}: {} → {}",

@@ -225,20 +225,10 @@ impl Probe for StorageProbe {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Level, *};
-
-    async fn shown(probe: impl Probe) -> Vec<String> {
-        let show = |finding: Finding| {
-            format!(
-                "{:?} {}: {} → {}",
-                finding.level,
-                finding.part,
-                finding.what,
-                finding.remedy.unwrap_or_default()
-            )
-        };
-        probe.look().await.into_iter().map(show).collect()
-    }
+    use super::{
+        super::{Level, remote::tests::shown},
+        *,
+    };
 
     /// What is said of the targets, all of which are there.
     async fn legs(
