@@ -3,7 +3,8 @@
 //! The caller walks: it gives back the cursor of the answer before until there is none, at the pace that it likes, and
 //! stops when it likes. So nothing runs on here that would have to be listed, stopped or taken up again after a crash.
 //! A batch that was cut off, or that is asked for again, does the rest: what is replayed is no dead letter any more. What
-//! dies again during the walk comes after its end, and is not met again.
+//! dies again during the walk comes after its end, and is not met again. What has succeeded late is replayed only by its id:
+//! who replays all that an outage has killed does not mean to run again what came to its end after all.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -37,7 +38,8 @@ pub(super) async fn replay(
         return Err(Problem::bad_request("`why` is not for a replay"));
     }
     let (query, page) = page(&state, &caller, &request).await?;
-    let fit = fit(&state, &page).await?;
+    let (succeeded, open): (Vec<_>, Vec<_>) = page.letters.iter().partition(|letter| letter.succeeded_late());
+    let fit = fit(&state, &open).await?;
     // Asked for together, they are in one transaction, or in few.
     let now = state.clock.now();
     let replayed = join_all(fit.iter().map(|letter| state.queue.replay(letter.delivery.id, now))).await;
@@ -56,8 +58,9 @@ pub(super) async fn replay(
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let skipped = (page.letters.len() - fit.len()) as u64;
-    answer(&state, &query, &page, (done, skipped)).await
+    let (skipped, succeeded) = ((open.len() - fit.len()) as u64, succeeded.len() as u64);
+    let left = left(&state, &query, &page).await?;
+    Ok(Json(LetterBatch { done, skipped, succeeded, left, next: next(&page) }))
 }
 
 /// `POST /v1/dead-letters/discard`.
@@ -89,14 +92,15 @@ pub(super) async fn discard(
     if let Some(error) = failed {
         return Err(error.into());
     }
-    answer(&state, &query, &page, (done, 0)).await
+    let left = left(&state, &query, &page).await?;
+    Ok(Json(LetterBatch { done, skipped: 0, succeeded: 0, left, next: next(&page) }))
 }
 
 /// Those whose function can be called.
-async fn fit<'a>(state: &AdminState, page: &'a LetterPage) -> Result<Vec<&'a DeadLetter>, Problem> {
+async fn fit<'a>(state: &AdminState, letters: &[&'a DeadLetter]) -> Result<Vec<&'a DeadLetter>, Problem> {
     let mut bound = HashMap::new();
     let mut gone = Vec::new();
-    for letter in &page.letters {
+    for &letter in letters {
         let is_bound = match bound.entry(letter.delivery.binding) {
             Entry::Occupied(asked) => *asked.get(),
             Entry::Vacant(unasked) => *unasked.insert(may_be_called(state, letter.delivery.binding).await?),
@@ -112,7 +116,7 @@ async fn fit<'a>(state: &AdminState, page: &'a LetterPage) -> Result<Vec<&'a Dea
             lost.insert(letter.delivery.id);
         }
     }
-    Ok(page.letters.iter().filter(|letter| !lost.contains(&letter.delivery.id)).collect())
+    Ok(letters.iter().copied().filter(|letter| !lost.contains(&letter.delivery.id)).collect())
 }
 
 async fn page(
@@ -137,15 +141,14 @@ async fn page(
     Ok((query, page))
 }
 
-async fn answer(
-    state: &AdminState,
-    query: &LetterQuery,
-    page: &LetterPage,
-    (done, skipped): (Vec<crate::domain::ids::DeliveryId>, u64),
-) -> Result<Json<LetterBatch>, Problem> {
-    let left = match page.next {
-        Some(cursor) => state.letters.letters_left(&query.filter, cursor).await?,
-        None => 0,
-    };
-    Ok(Json(LetterBatch { done, skipped, left, next: page.next.map(|next| next.to_string()) }))
+/// How many letters are still to be looked at.
+async fn left(state: &AdminState, query: &LetterQuery, page: &LetterPage) -> Result<u64, Problem> {
+    match page.next {
+        Some(cursor) => Ok(state.letters.letters_left(&query.filter, cursor).await?),
+        None => Ok(0),
+    }
+}
+
+fn next(page: &LetterPage) -> Option<String> {
+    page.next.map(|next| next.to_string())
 }

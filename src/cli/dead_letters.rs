@@ -156,7 +156,8 @@ fn show(letter: &DeadLetterView, terminal: &mut Terminal) -> anyhow::Result<()> 
         ("function", format!("{}/{}", letter.platform, letter.function)),
         ("binding", letter.binding.to_string()),
         ("event", format!("{} {}/{}/{}", event.name, event.storage, event.bucket, event.key)),
-        ("accepted", letter.accepted_at.to_string()),
+        ("happened", event.time.to_string()),
+        ("age from", letter.accepted_at.to_string()),
         ("died", letter.died_at.to_string()),
         ("replays", letter.replays.to_string()),
     ];
@@ -259,7 +260,7 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
     let limit = choice.rate.div_ceil(BATCHES).clamp(1, PAGE);
     request.limit = Some(limit);
     let mut stop = signal(SignalKind::interrupt())?;
-    let (mut done, mut skipped) = (Vec::new(), 0);
+    let (mut done, mut skipped, mut succeeded) = (Vec::new(), 0, 0);
     let ended = loop {
         let batch = match deed.batch(client, &request).await {
             Ok(batch) => batch.value,
@@ -282,6 +283,7 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
         let pause = Duration::from_secs(batch.done.len() as u64) / choice.rate;
         done.extend(batch.done);
         skipped += batch.skipped;
+        succeeded += batch.succeeded;
         request.cursor = batch.next;
         if request.cursor.is_none() {
             break Ended::Done;
@@ -295,8 +297,13 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
     };
     let stopped = ended == Ended::StillWaiting;
     if terminal.json() {
-        terminal.document(&json!({deed.word(): done, "skipped": skipped, "stopped": stopped}))?;
-    } else if done.is_empty() && skipped == 0 && !stopped {
+        let mut said = json!({deed.word(): done, "stopped": stopped});
+        if deed == Deed::Replay {
+            said["skipped"] = skipped.into();
+            said["succeeded"] = succeeded.into();
+        }
+        terminal.document(&said)?;
+    } else if done.is_empty() && skipped + succeeded == 0 && !stopped {
         terminal.aside(format!("{}: nothing is {}", nothing(&request), deed.word()))?;
     } else {
         terminal.aside(format!("{} {}", done.len(), deed.word()))?;
@@ -304,6 +311,11 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
     if skipped > 0 {
         terminal.aside(format!(
             "{skipped} skipped: their binding is gone, so nothing would call their function"
+        ))?;
+    }
+    if succeeded > 0 {
+        terminal.aside(format!(
+            "{succeeded} left alone: their functions have succeeded since; to run one again, name its id"
         ))?;
     }
     if stopped {

@@ -114,7 +114,7 @@ async fn import(config: &Config, file: &Path, terminal: &mut Terminal) -> anyhow
         }
         if moved.imported.left > 0 {
             terminal.aside(format!(
-                "{} were here already, or belong to what was, and are left as they are",
+                "{} were here already, belong to what was, or refer to what the export does not hold; they are left out",
                 moved.imported.left
             ))?;
         }

@@ -27,6 +27,8 @@ pub mod storages;
 mod validate;
 
 #[cfg(test)]
+mod example_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

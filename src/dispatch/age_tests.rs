@@ -1,9 +1,8 @@
 //! What becomes of a delivery at its binding's maximum age, by a clock that stands until it is moved.
 
 use super::{
-    breaker,
-    tests::{Act, Bench, is_safe, redelivers},
-    *,
+    bench::{Act, Bench, is_safe, redelivers},
+    breaker, *,
 };
 use crate::{
     domain::{clock::ManualClock, delivery::DeadReason, outcome::Class},

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{
+    bench::{Act, Bench, is_safe, redelivers},
     breaker::ASKED,
-    tests::{Act, Bench, is_safe, redelivers},
     *,
 };
 use crate::{

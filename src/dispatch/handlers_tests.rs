@@ -1,7 +1,7 @@
 //! Handler functions on a real queue file: called for each new dead letter, and never about themselves.
 
 use super::{
-    tests::{Act, Bench, SOON, Wrong, is_safe, redelivers},
+    bench::{Act, Bench, SOON, Wrong, is_safe, redelivers},
     upkeep::CALLED,
     *,
 };

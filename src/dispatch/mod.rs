@@ -36,6 +36,8 @@
 mod age_tests;
 mod agenda;
 mod attempt;
+#[cfg(test)]
+mod bench;
 mod breaker;
 pub mod callback;
 mod concurrency;

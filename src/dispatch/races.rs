@@ -6,8 +6,8 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::time::timeout;
 
 use super::{
+    bench::{Act, Bench, SOON, Wrong, is_safe, redelivers},
     parked::UNRECORDED,
-    tests::{Act, Bench, SOON, Wrong, is_safe, redelivers},
     *,
 };
 use crate::{

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::time::timeout;
 
 use super::{
+    bench::{Act, Bench, SOON, is_safe, redelivers},
     results::GRACE,
-    tests::{Act, Bench, SOON, is_safe, redelivers},
     *,
 };
 use crate::{

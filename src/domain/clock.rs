@@ -45,10 +45,9 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_microsecond(self.0) {
-            Ok(time) => write!(f, "{time:.6}"),
-            Err(_) => write!(f, "{} µs", self.0),
-        }
+        // What is beyond a calendar (a damaged row says so) is shown as its edge: one row's time fails no whole list.
+        let edge = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
+        write!(f, "{:.6}", jiff::Timestamp::from_microsecond(self.0).unwrap_or(edge))
     }
 }
 
@@ -162,6 +161,15 @@ mod tests {
         let time = Timestamp::from_micros(1_763_740_000_123_456);
         assert_eq!(time.to_string(), "2025-11-21T15:46:40.123456Z");
         assert_eq!(time.to_string().parse::<Timestamp>().unwrap(), time);
+    }
+
+    #[test]
+    fn time_beyond_the_calendar_is_shown_as_its_edge() {
+        for (micros, edge) in [(i64::MAX, "9999-12-30T"), (i64::MIN, "-009999-01-02T")] {
+            let text = Timestamp::from_micros(micros).to_string();
+            assert!(text.starts_with(edge), "{text}");
+            text.parse::<Timestamp>().unwrap();
+        }
     }
 
     #[test]

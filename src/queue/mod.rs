@@ -61,7 +61,7 @@ use crate::domain::{
     clock::Timestamp,
     delivery::{DeadReason, Delivery, FunctionRef},
     ids::{BindingId, DeliveryId},
-    outcome::Attempt,
+    outcome::{Attempt, Class},
 };
 
 pub use handover::{Handover, Unhanded, UnhandedLetter};
@@ -302,6 +302,13 @@ pub struct DeadLetter {
     pub attempts: Vec<Attempt>,
     /// How often it was replayed before.
     pub replays: u32,
+}
+
+impl DeadLetter {
+    /// Whether its function has succeeded since, so that a replay would run it again.
+    pub fn succeeded_late(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.class == Class::Ok)
+    }
 }
 
 /// What becomes of a binding's parked deliveries when it is unbound.

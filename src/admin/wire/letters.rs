@@ -9,7 +9,7 @@ use crate::{
         event::Event,
         event_name::EventName,
         ids::{BindingId, DeliveryId},
-        outcome::{Attempt, Class},
+        outcome::Attempt,
     },
     queue::{DeadLetter, Item},
     telemetry::excerpt,
@@ -69,7 +69,7 @@ impl From<&DeadLetter> for DeadLetterSummary {
             attempts: letter.attempts.len(),
             charged: delivery.attempts,
             tries: delivery.tries,
-            succeeded_late: letter.attempts.iter().any(|attempt| attempt.class == Class::Ok),
+            succeeded_late: letter.succeeded_late(),
             replays: letter.replays,
             storage: event.storage.to_string(),
             bucket: event.bucket.clone(),
@@ -144,6 +144,10 @@ pub struct LetterBatch {
     pub done: Vec<DeliveryId>,
     /// How many could not be replayed because their binding is gone.
     pub skipped: u64,
+    /// How many were not replayed because their functions have succeeded since, of which a late report told. Asked for by
+    /// their ids they are.
+    #[serde(default)]
+    pub succeeded: u64,
     /// How many dead letters are still to be looked at, at most; counted up to 100,000.
     pub left: u64,
     /// What to give as `cursor` to go on; none when all were looked at.
@@ -166,7 +170,8 @@ pub struct DeadLetterView {
     pub reason: DeadReason,
     /// The last words about it.
     pub detail: String,
-    /// When its event reached this node.
+    /// From when its age was counted: when its event reached this node, or it was replayed; later by as long as its binding
+    /// held it.
     pub accepted_at: Timestamp,
     /// When it was given up.
     pub died_at: Timestamp,

@@ -44,7 +44,8 @@ pub(in crate::cli) enum DeadLettersCommand {
     /// Try some again, from the beginning: same delivery id, attempts and age counted anew.
     ///
     /// Oldest first, so many a second. Ctrl-C stops after the batch that is under way; the same command again does the
-    /// rest. A letter that dies again meanwhile is not replayed a second time by the same command.
+    /// rest. A letter that dies again meanwhile is not replayed a second time by the same command. Of many, those whose
+    /// function has succeeded since are left alone (`succeeded late` in the list); one that is named is replayed.
     Replay(Choice),
     /// Forget some for good.
     Discard {

@@ -50,7 +50,7 @@ async fn dead_letters_are_listed_shown_replayed_and_discarded() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_whose_function_succeeded_late_is_marked() {
+async fn a_dead_letter_whose_function_succeeded_late_is_marked_and_replayed_by_name_alone() {
     let host = Host::new().await;
     let id = host.bound().await;
     let lost = host.world.bury(id, "local", "in/lost").await;
@@ -82,6 +82,14 @@ async fn a_dead_letter_whose_function_succeeded_late_is_marked() {
         .map(|letter| (letter["id"].as_str().unwrap().to_owned(), letter["succeeded_late"] == true))
         .collect();
     assert_eq!(marks, BTreeMap::from([(late.to_string(), true), (lost.to_string(), false)]));
+
+    let all = host.run("dead-letters replay --all").await;
+    assert_eq!(all.done(), format!("{lost} replayed\n"), "what has succeeded is not run again");
+    assert!(all.err.contains("1 left alone: their functions have succeeded since"), "{}", all.err);
+    let again = host.run("dead-letters replay --all --json").await.json();
+    assert_eq!((&again["replayed"], &again["succeeded"]), (&json!([]), &json!(1)));
+    let named = host.run(&format!("dead-letters replay {late}")).await;
+    assert_eq!(named.done(), format!("{late} replayed\n"), "it is, where it is meant");
 }
 
 #[tokio::test]
