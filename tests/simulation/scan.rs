@@ -62,7 +62,8 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) {
         return;
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let of_tests = name.ends_with("tests.rs") || ["bench.rs", "fakes.rs", "races.rs"].contains(&name.as_str());
+    let of_tests =
+        name.ends_with("tests.rs") || ["bench.rs", "fakes.rs", "races.rs"].contains(&name.as_str());
     if !of_tests && !path.components().any(|part| part.as_os_str() == "tests") {
         files.push(path.to_owned());
     }

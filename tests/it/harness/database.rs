@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 
 use super::installed::{self, Server};
 use super::ports::{free_port, on_free_ports};
-use super::process::{Halt, Process};
+use super::process::{Halt, Process, restartable};
 
 const USER: &str = "triggerd";
 const PASSWORD: &str = "p4ssword-of-the-tests";
@@ -93,6 +93,8 @@ pub(crate) struct SqlServer {
     databases: AtomicU32,
 }
 
+restartable!(SqlServer, |server| server.engine);
+
 impl SqlServer {
     /// Starts one of the test's own and returns when it answers a query.
     pub(crate) async fn start(engine: Engine) -> Result<Self> {
@@ -136,39 +138,6 @@ impl SqlServer {
         Ok(())
     }
 
-    /// Ends it orderly.
-    pub(crate) async fn stop(&mut self) -> Result<()> {
-        self.take()?.halt(Halt::Term).await?;
-        Ok(())
-    }
-
-    /// Ends it as a crash would.
-    pub(crate) async fn kill9(&mut self) -> Result<()> {
-        self.take()?.halt(Halt::Kill).await?;
-        Ok(())
-    }
-
-    /// Ends it in the given way and starts it on the same data and port.
-    pub(crate) async fn restart(&mut self, how: Halt) -> Result<()> {
-        self.take()?.halt(how).await?;
-        self.start_again().await
-    }
-
-    /// Stops its threads: connections stay open and nothing answers.
-    pub(crate) fn pause(&self) -> Result<()> {
-        self.process()?.pause()
-    }
-
-    /// Lets it go on after [`pause`](Self::pause).
-    pub(crate) fn resume(&self) -> Result<()> {
-        self.process()?.resume()
-    }
-
-    /// Its process id.
-    pub(crate) fn id(&self) -> Result<u32> {
-        Ok(self.process()?.id())
-    }
-
     /// What it has said so far.
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.path().join("server.log")
@@ -190,14 +159,6 @@ impl SqlServer {
             Engine::MariaDb => "DISABLED",
         };
         Database { url: format!("mysql://{USER}:{PASSWORD}@127.0.0.1:{}/{name}?ssl-mode={tls}", self.port) }
-    }
-
-    fn process(&self) -> Result<&Process> {
-        self.process.as_ref().with_context(|| format!("this {} is stopped", self.engine))
-    }
-
-    fn take(&mut self) -> Result<Process> {
-        self.process.take().with_context(|| format!("this {} is stopped", self.engine))
     }
 
     fn command(&self) -> Result<Command> {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::installed::{self, Server};
 use super::ports::{free_port, on_free_ports};
-use super::process::{Halt, Process};
+use super::process::{Halt, Process, restartable};
 
 /// The root user.
 pub(crate) const ACCESS_KEY: &str = "minioadmin";
@@ -69,6 +69,8 @@ pub(crate) struct Minio {
     s3: aws_sdk_s3::Client,
 }
 
+restartable!(Minio, |_server| "MinIO");
+
 impl Minio {
     /// Starts one and returns when it serves requests, its buckets' metadata loaded.
     pub(crate) async fn start(options: MinioOptions) -> Result<Self> {
@@ -108,39 +110,6 @@ impl Minio {
             .await?;
         self.process = Some(process);
         Ok(())
-    }
-
-    /// Ends it orderly.
-    pub(crate) async fn stop(&mut self) -> Result<()> {
-        self.take()?.halt(Halt::Term).await?;
-        Ok(())
-    }
-
-    /// Ends it as a crash would.
-    pub(crate) async fn kill9(&mut self) -> Result<()> {
-        self.take()?.halt(Halt::Kill).await?;
-        Ok(())
-    }
-
-    /// Ends it in the given way and starts it on the same data and port.
-    pub(crate) async fn restart(&mut self, how: Halt) -> Result<()> {
-        self.take()?.halt(how).await?;
-        self.start_again().await
-    }
-
-    /// Stops its threads: connections stay open and nothing answers.
-    pub(crate) fn pause(&self) -> Result<()> {
-        self.process()?.pause()
-    }
-
-    /// Lets it go on after [`pause`](Self::pause).
-    pub(crate) fn resume(&self) -> Result<()> {
-        self.process()?.resume()
-    }
-
-    /// Its process id.
-    pub(crate) fn id(&self) -> Result<u32> {
-        Ok(self.process()?.id())
     }
 
     /// `http://127.0.0.1:port`
@@ -244,14 +213,6 @@ impl Minio {
 
     fn region(&self) -> &str {
         self.options.region.as_deref().unwrap_or_default()
-    }
-
-    fn process(&self) -> Result<&Process> {
-        self.process.as_ref().context("this MinIO is stopped")
-    }
-
-    fn take(&mut self) -> Result<Process> {
-        self.process.take().context("this MinIO is stopped")
     }
 
     fn command(&self) -> Command {

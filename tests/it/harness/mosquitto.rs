@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::certificates::Certificates;
 use super::installed::{self, Server};
 use super::ports::{free_port, on_free_ports};
-use super::process::{Halt, Process};
+use super::process::{Halt, Process, restartable};
 
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
@@ -52,6 +52,8 @@ pub(crate) struct Mosquitto {
     process: Option<Process>,
 }
 
+restartable!(Mosquitto, |_server| "Mosquitto");
+
 impl Mosquitto {
     /// Starts one and returns when it answers a CONNECT.
     pub(crate) async fn start(options: MosquittoOptions) -> Result<Self> {
@@ -84,39 +86,6 @@ impl Mosquitto {
         process.gate(READY_LIMIT, async || self.answers_connect().await).await?;
         self.process = Some(process);
         Ok(())
-    }
-
-    /// Ends it orderly.
-    pub(crate) async fn stop(&mut self) -> Result<()> {
-        self.take()?.halt(Halt::Term).await?;
-        Ok(())
-    }
-
-    /// Ends it as a crash would.
-    pub(crate) async fn kill9(&mut self) -> Result<()> {
-        self.take()?.halt(Halt::Kill).await?;
-        Ok(())
-    }
-
-    /// Ends it in the given way and starts it on the same folder and port.
-    pub(crate) async fn restart(&mut self, how: Halt) -> Result<()> {
-        self.take()?.halt(how).await?;
-        self.start_again().await
-    }
-
-    /// Stops its threads: connections stay open and nothing answers.
-    pub(crate) fn pause(&self) -> Result<()> {
-        self.process()?.pause()
-    }
-
-    /// Lets it go on after [`pause`](Self::pause).
-    pub(crate) fn resume(&self) -> Result<()> {
-        self.process()?.resume()
-    }
-
-    /// Its process id.
-    pub(crate) fn id(&self) -> Result<u32> {
-        Ok(self.process()?.id())
     }
 
     /// The port of 127.0.0.1 that it listens on.
@@ -184,14 +153,6 @@ impl Mosquitto {
             Ok(other) => Err(anyhow!("answered CONNECT with {other:?}")),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn process(&self) -> Result<&Process> {
-        self.process.as_ref().context("this Mosquitto is stopped")
-    }
-
-    fn take(&mut self) -> Result<Process> {
-        self.process.take().context("this Mosquitto is stopped")
     }
 
     fn write_files(&self) -> Result<()> {

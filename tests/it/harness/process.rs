@@ -191,3 +191,56 @@ fn read_tail(log: &Path) -> std::io::Result<String> {
     file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
+
+/// Gives a server with a `process: Option<Process>` and a `start_again()` the ways in which it is ended, stopped and let go
+/// on; errors call it by this name.
+macro_rules! restartable {
+    ($server:ty, |$this:ident| $name:expr) => {
+        impl $server {
+            /// Ends it orderly.
+            pub(crate) async fn stop(&mut self) -> Result<()> {
+                self.take()?.halt(Halt::Term).await?;
+                Ok(())
+            }
+
+            /// Ends it as a crash would.
+            pub(crate) async fn kill9(&mut self) -> Result<()> {
+                self.take()?.halt(Halt::Kill).await?;
+                Ok(())
+            }
+
+            /// Ends it in the given way and starts it on the same data and port.
+            pub(crate) async fn restart(&mut self, how: Halt) -> Result<()> {
+                self.take()?.halt(how).await?;
+                self.start_again().await
+            }
+
+            /// Stops its threads: connections stay open and nothing answers.
+            pub(crate) fn pause(&self) -> Result<()> {
+                self.process()?.pause()
+            }
+
+            /// Lets it go on after [`pause`](Self::pause).
+            pub(crate) fn resume(&self) -> Result<()> {
+                self.process()?.resume()
+            }
+
+            /// Its process id.
+            pub(crate) fn id(&self) -> Result<u32> {
+                Ok(self.process()?.id())
+            }
+
+            fn process(&self) -> Result<&Process> {
+                let $this = self;
+                self.process.as_ref().with_context(|| format!("this {} is stopped", $name))
+            }
+
+            fn take(&mut self) -> Result<Process> {
+                self.process()?;
+                self.process.take().context("it was just there")
+            }
+        }
+    };
+}
+
+pub(crate) use restartable;
