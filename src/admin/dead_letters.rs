@@ -61,6 +61,12 @@ pub(super) fn query(
     if let Some((name, _)) = texts.iter().find(|(_, text)| text.as_deref() == Some("")) {
         return Err(Problem::bad_request(format!("`{name}` is empty; leave it out where any will do")));
     }
+    if let (Some(since), Some(until)) = (request.since, request.until)
+        && since >= until
+    {
+        let detail = format!("`since` ({since}) is not before `until` ({until}): nothing can fit");
+        return Err(Problem::bad_request(detail));
+    }
     let filter = LetterFilter {
         binding: request.binding,
         platform,

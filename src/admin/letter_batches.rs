@@ -58,9 +58,9 @@ pub(super) async fn replay(
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let (skipped, succeeded) = ((open.len() - fit.len()) as u64, succeeded.len() as u64);
+    let (skipped, succeeded_late) = ((open.len() - fit.len()) as u64, succeeded.len() as u64);
     let left = left(&state, &query, &page).await?;
-    Ok(Json(LetterBatch { done, skipped, succeeded, left, next: next(&page) }))
+    Ok(Json(LetterBatch { done, skipped, succeeded_late, left, next: next(&page) }))
 }
 
 /// `POST /v1/dead-letters/discard`.
@@ -93,7 +93,7 @@ pub(super) async fn discard(
         return Err(error.into());
     }
     let left = left(&state, &query, &page).await?;
-    Ok(Json(LetterBatch { done, skipped: 0, succeeded: 0, left, next: next(&page) }))
+    Ok(Json(LetterBatch { done, skipped: 0, succeeded_late: 0, left, next: next(&page) }))
 }
 
 /// Those whose function can be called.

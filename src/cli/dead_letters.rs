@@ -3,7 +3,7 @@
 //! Many at once go in batches, each a request of its own, at the pace that was asked for; the daemon holds nothing of the
 //! walk. Ctrl-C, or a daemon that goes away, leaves every letter either done or as it was.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -228,7 +228,8 @@ async fn deal(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
 async fn each(client: &Client, choice: Choice, deed: Deed, terminal: &mut Terminal) -> anyhow::Result<Ended> {
     let one_by_name = choice.ids.len() == 1;
     let (mut done, mut failed): (Vec<DeliveryId>, Vec<Value>) = (Vec::new(), Vec::new());
-    for id in choice.ids {
+    let ids: BTreeSet<DeliveryId> = choice.ids.into_iter().collect();
+    for id in ids {
         match deed.one(client, id).await {
             Ok(word) => {
                 if !terminal.json() {
@@ -283,7 +284,7 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
         let pause = Duration::from_secs(batch.done.len() as u64) / choice.rate;
         done.extend(batch.done);
         skipped += batch.skipped;
-        succeeded += batch.succeeded;
+        succeeded += batch.succeeded_late;
         request.cursor = batch.next;
         if request.cursor.is_none() {
             break Ended::Done;
@@ -300,7 +301,7 @@ async fn walk(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
         let mut said = json!({deed.word(): done, "stopped": stopped});
         if deed == Deed::Replay {
             said["skipped"] = skipped.into();
-            said["succeeded"] = succeeded.into();
+            said["succeeded_late"] = succeeded.into();
         }
         terminal.document(&said)?;
     } else if done.is_empty() && skipped + succeeded == 0 && !stopped {

@@ -335,7 +335,8 @@ fn mqtt_sections_are_held_against_themselves() {
     let one = source.replace("NAME", "one").replace("BROKER", "mqtt://broker.example.com")
         + "password = \"x\"\ncert_file = \"/nowhere.pem\"\nkeep_alive_s = 1\nversion = \"3.1.1\"\nreceive_maximum = 5\n";
     let two = source.replace("NAME", "two").replace("BROKER", "mqtt://broker.example.com");
-    let three = source.replace("NAME", "three").replace("BROKER", "tcp://broker");
+    let three =
+        source.replace("NAME", "three").replace("BROKER", "tcp://broker").replace("\"minio\"", "\"a#b\"");
     let problems = problems(&format!("{EXAMPLE}{one}{two}{three}"));
     has(&problems, "Warning", &["sources.one.broker", "plain text"]);
     has(&problems, "Error", &["sources.one.broker", "certificates have no effect"]);
@@ -347,6 +348,7 @@ fn mqtt_sections_are_held_against_themselves() {
     has(&problems, "Error", &["sources.two.client_id", "`one`"]);
     has(&problems, "Warning", &["sources.two.topic", "twice"]);
     has(&problems, "Error", &["sources.three.broker"]);
+    has(&problems, "Error", &["sources.three.topic", "no topic filter"]);
 }
 
 #[test]

@@ -33,6 +33,7 @@ struct Envelope<'a> {
 /// The envelope once more, for finding what is wrong with it.
 #[derive(Debug, Deserialize)]
 #[expect(dead_code, reason = "read for its errors only")]
+#[serde(expecting = "an object with `Records`")]
 struct OwnedEnvelope {
     #[serde(rename = "Key")]
     key: Option<String>,

@@ -90,7 +90,7 @@ use crate::{
     },
     platform::Driver,
     queue::{Disposal, Queue, QueueError},
-    telemetry::{Recent, Seldom, happening::troubles},
+    telemetry::{Recent, Seldom, happening::troubles, letters::ParkedCleared},
 };
 
 /// What dispatch asks of the catalog.
@@ -408,7 +408,8 @@ impl Deliveries for Dispatcher {
     async fn clear(&self, binding: BindingId, disposal: Disposal) -> Result<u64, QueueError> {
         let parts = &self.inner.parts;
         let running = Deliveries::running(self, binding);
-        parts.queue.dispose(binding, disposal, &running, parts.clock.now()).await?;
+        let cleared = parts.queue.dispose(binding, disposal, &running, parts.clock.now()).await?;
+        ParkedCleared { binding, discarded: disposal == Disposal::Discard, deliveries: cleared }.tell();
         let left = parts.queue.parked_of(binding).await?;
         Ok(left.max(running.len() as u64))
     }

@@ -4,7 +4,7 @@
 //! when the object's name is derived from the other's (it holds its stem as a word of its own, or is the same key) and
 //! the function ran for that one at this moment or a short while ago. A child is one deeper than its parent; at
 //! [`SUSPICIOUS`] the binding is told of, once a minute: the remedy is the operator's (`ignore_principals`, a narrower
-//! filter).
+//! filter). An event that its source brings again is the same event, and no child.
 //!
 //! **No event is dropped by it**, and nothing waits for it: names prove nothing, and a client that writes one key again
 //! and again looks the same. A function that gives its output a name of its own is not noticed.
@@ -92,6 +92,10 @@ impl Loops {
         }
         let trace = bindings.entry(binding).or_default();
         trace.last = now;
+        if trace.deliveries.iter().any(|seen| seen.delivery == delivery) {
+            // Its source brings the same event again: nobody's child.
+            return None;
+        }
         let (name, hash) = (cut(name(key)), hash(key));
         let parent = trace.parent(name, hash, is_alive);
         let (depth, parent) = parent.map_or((0, None), |seen| (seen.depth + 1, Some(seen.name.clone())));
@@ -218,6 +222,14 @@ mod tests {
         }
         let first = |of: DeliveryId| of == delivery(0);
         assert_eq!(loops.note((BINDING, delivery(9)), "a.jpg.copy", NOW, first), None, "its depth is 1");
+    }
+
+    #[test]
+    fn the_same_event_again_is_no_chain() {
+        let loops = Loops::default();
+        for _ in 0..9 {
+            assert_eq!(loops.note((BINDING, delivery(1)), "a.jpg", NOW, |_| true), None);
+        }
     }
 
     #[test]

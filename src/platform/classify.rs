@@ -16,7 +16,7 @@
 //!
 //! A broken binding is only ever suspected here: an inspection decides.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Deserialize;
@@ -76,7 +76,7 @@ impl Answer<'_> {
             }
             _ => self.detail(),
         };
-        let wait = matches!(class, Class::Throttled | Class::PlatformFault);
+        let wait = matches!(class, Class::Throttled | Class::PlatformFault | Class::FunctionFault);
         Outcome::new(class, Some(status), detail).retry_after(if wait { self.retry_after(now) } else { None })
     }
 
@@ -118,8 +118,10 @@ impl Answer<'_> {
             // More digits than a number holds are still a wish to wait, and bounded below.
             Duration::from_secs(text.parse().unwrap_or(u64::MAX))
         } else {
-            let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-            Timestamp::from_micros(date.as_microsecond()).since(now)
+            // All three forms of RFC 9110, section 5.6.7, the obsolete ones too.
+            let date = httpdate::parse_http_date(text).ok()?;
+            let since_epoch = date.duration_since(UNIX_EPOCH).unwrap_or_default();
+            Timestamp::default().plus(since_epoch).since(now)
         };
         Some(wait.min(MAX_RETRY_AFTER))
     }
@@ -217,11 +219,15 @@ mod tests {
         let wait = |value| outcome(429, &[("retry-after", value)], "", false).retry_after;
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         // NOW is Sun, 06 Nov 1994 08:49:37 GMT.
-        assert_eq!(wait("Sun, 06 Nov 1994 08:49:47 GMT"), Some(Duration::from_secs(10)));
+        for in_ten_seconds in
+            ["Sun, 06 Nov 1994 08:49:47 GMT", "Sunday, 06-Nov-94 08:49:47 GMT", "Sun Nov  6 08:49:47 1994"]
+        {
+            assert_eq!(wait(in_ten_seconds), Some(Duration::from_secs(10)), "{in_ten_seconds}");
+        }
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:07 GMT"), Some(Duration::ZERO));
         assert_eq!(wait("99999999999"), Some(MAX_RETRY_AFTER));
         assert_eq!(wait("99999999999999999999999999999"), Some(MAX_RETRY_AFTER));
-        assert_eq!(wait("Thu, 01 Jan 9998 00:00:00 GMT"), Some(MAX_RETRY_AFTER));
+        assert_eq!(wait("Fri, 31 Dec 9999 23:59:59 GMT"), Some(MAX_RETRY_AFTER));
         assert_eq!(wait("0"), Some(Duration::ZERO));
         assert_eq!(wait(" 7 "), Some(Duration::from_secs(7)));
         for absurd in ["soon", "", "-5", "+5", "1e9", "7.5", "0x10", "7 s", "Sun, 99 Nov 1994 08:49:47 GMT"] {
@@ -231,6 +237,8 @@ mod tests {
             outcome(503, &[("retry-after", "3")], "", false).retry_after,
             Some(Duration::from_secs(3))
         );
+        let own = outcome(500, &[("trigger-function-error", "exit-3"), ("retry-after", "3")], "", false);
+        assert_eq!(own.retry_after, Some(Duration::from_secs(3)), "the function's own failure");
         assert_eq!(outcome(400, &[("retry-after", "3")], "", false).retry_after, None);
     }
 }

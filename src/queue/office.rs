@@ -165,12 +165,13 @@ pub trait LetterOffice: Send + Sync + fmt::Debug {
 impl LetterOffice for SqliteQueue {
     async fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, QueueError> {
         let readers = self.readers()?;
-        let page = self.readable(|| search::page(readers, query)).await?;
+        let page = self.noted(self.readable(|| search::page(readers, query)).await)?;
         Ok(LetterPage { letters: page.items, next: page.next })
     }
 
     async fn letters_left(&self, filter: &LetterFilter, cursor: Cursor) -> Result<u64, QueueError> {
-        search::left(self.readers()?, filter, cursor).await.map_err(|error| failed("letters_left", error))
+        let left = search::left(self.readers()?, filter, cursor).await;
+        self.noted(left.map_err(|error| failed("letters_left", error)))
     }
 
     async fn rebind(&self, id: DeliveryId, binding: BindingId) -> Result<bool, QueueError> {
@@ -178,15 +179,16 @@ impl LetterOffice for SqliteQueue {
     }
 
     async fn parked_function(&self, id: DeliveryId) -> Result<Option<FunctionRef>, QueueError> {
-        read::parked_function(self.readers()?, id).await.map_err(|error| failed("parked_function", error))
+        let function = read::parked_function(self.readers()?, id).await;
+        self.noted(function.map_err(|error| failed("parked_function", error)))
     }
 
     async fn quarantine_page(&self, before: Option<u64>, limit: u32) -> Result<Vec<Item>, QueueError> {
-        read::quarantine_page(self.readers()?, before, limit).await
+        self.noted(read::quarantine_page(self.readers()?, before, limit).await)
     }
 
     async fn quarantine_item(&self, id: u64) -> Result<Option<Item>, QueueError> {
-        read::quarantine_item(self.readers()?, id).await
+        self.noted(read::quarantine_item(self.readers()?, id).await)
     }
 
     async fn requarantine(&self, id: u64, reason: &str, now: Timestamp) -> Result<bool, QueueError> {

@@ -57,7 +57,10 @@ pub struct Glance {
 pub async fn glance(state_dir: &Path, options: &QueueOptions) -> Result<Option<Glance>, QueueError> {
     let path = state_dir.join("queue.db");
     match fs::metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            open::is_missed(&path)?;
+            return Ok(None);
+        }
         // As it is when the daemon was killed at its very first start.
         Ok(file) if file.len() == 0 => return Ok(None),
         found => found.map_err(|error| failed("open", sqlx::Error::Io(error)))?,

@@ -116,9 +116,20 @@ pub(super) fn read_options(writer: &SqliteConnectOptions, options: &QueueOptions
         .filename(writer.get_filename())
         .create_if_missing(false)
         .busy_timeout(options.busy_timeout)
+        // Rows that wait between SQLite and their reader; some have an event of a megabyte in them.
+        .row_buffer_size(8)
         .pragma("cache_size", "-4096")
         .pragma("query_only", "ON")
         .disable_statement_logging()
+}
+
+/// `Gone` when there is no such file, and a log of one is there: SQLite removes the log last, so somebody has deleted or
+/// moved the file, and what was parked in it is not here.
+pub(super) fn is_missed(path: &Path) -> Result<(), QueueError> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let of_a_file = Path::new(&log).metadata().is_ok_and(|log| log.len() > 0);
+    if of_a_file && !path.exists() { Err(QueueError::Gone { path: path.to_owned() }) } else { Ok(()) }
 }
 
 /// Makes the file if it is missing, and keeps others from reading it.

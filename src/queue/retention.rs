@@ -187,21 +187,21 @@ impl SqliteQueue {
     }
 
     async fn letters_before(&self, moment: Timestamp) -> Result<u64, QueueError> {
-        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM dead_letter WHERE died_at < ?1")
+        let count: Result<i64, _> = sqlx::query_scalar("SELECT COUNT(*) FROM dead_letter WHERE died_at < ?1")
             .bind(moment.as_micros())
             .fetch_one(self.readers()?)
-            .await
-            .map_err(|error| failed("retention", error))?;
+            .await;
+        let count = self.noted(count.map_err(|error| failed("retention", error)))?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// The position of the newest letter beyond the `rank` newest; none when there are no more than that.
     async fn letter_at_rank(&self, rank: u64) -> Result<Option<i64>, QueueError> {
-        sqlx::query_scalar("SELECT seq FROM dead_letter ORDER BY seq DESC LIMIT 1 OFFSET ?1")
+        let seq = sqlx::query_scalar("SELECT seq FROM dead_letter ORDER BY seq DESC LIMIT 1 OFFSET ?1")
             .bind(super::rows::to_i64(rank))
             .fetch_optional(self.readers()?)
-            .await
-            .map_err(|error| failed("retention", error))
+            .await;
+        self.noted(seq.map_err(|error| failed("retention", error)))
     }
 
     /// Drops what is beyond a bound; how many.

@@ -1,9 +1,11 @@
 //! Reading dead letters by filter, a bounded piece of a walk at a time.
 //!
 //! A binding or a function narrows the walk by an index; everything else is looked at row by row, never more than
-//! [`SCAN`] of them for one page.
+//! [`SCAN`] of them for one page. A page ends, too, when its events have [`PAGE_BYTES`]: an event may be as large as a source
+//! takes it, and hundreds of such at once would be memory that anybody who may list letters could ask for.
 
-use sqlx::{Row, SqlitePool, sqlite::SqliteRow};
+use futures_util::TryStreamExt;
+use sqlx::{Row, SqlitePool};
 
 use super::{
     DeadLetter, QueueError,
@@ -13,6 +15,9 @@ use super::{
     rows::{self, Table},
 };
 use crate::domain::{clock::Timestamp, delivery::DeadReason};
+
+/// The bytes of events after which a page ends, though there may be more letters in it.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// Most letters that are counted.
 const MOST_COUNTED: i64 = 100_000;
@@ -116,31 +121,30 @@ pub(super) async fn page(pool: &SqlitePool, query: &LetterQuery) -> Result<Page<
         (Some(edge), Direction::OldestFirst) => Cursor { high: edge + 1, ..window },
     };
     let limit = query.limit.clamp(1, LetterQuery::MAX_LIMIT);
-    let rows = bind_window!(sqlx::query(statements.page), looked_at, filter, limit)
+    let mut rows = bind_window!(sqlx::query(statements.page), looked_at, filter, limit)
         .bind(filter.reason.map(DeadReason::as_str))
         .bind(filter.since.map(Timestamp::as_micros))
         .bind(filter.until.map(Timestamp::as_micros))
         .bind(filter.bucket.as_deref())
         .bind(filter.key_prefix.as_deref())
-        .fetch_all(pool)
-        .await
-        .map_err(read)?;
-    let full = rows.len() >= limit as usize;
-    let last = if full { last_of(&rows).map_err(read)? } else { edge };
-    let mut page = Page::new();
+        .fetch(pool);
+    let (mut page, mut last, mut left, mut room) = (Page::new(), None, limit, PAGE_BYTES);
+    while left > 0 && room > 0 {
+        let Some(row) = rows.try_next().await.map_err(read)? else { break };
+        last = Some(row.try_get::<i64, _>("seq").map_err(read)?);
+        let event: Option<&[u8]> = row.try_get("payload").map_err(read)?;
+        (left, room) = (left - 1, room.saturating_sub(event.map_or(0, <[u8]>::len)));
+        page.add(Table::DeadLetter, &row, rows::dead_letter(&row)).map_err(read)?;
+    }
+    drop(rows);
+    let full = left == 0 || room == 0;
+    let last = if full { last } else { edge };
     page.next = last.map(|last| match direction {
         Direction::NewestFirst => Cursor { high: last, ..window },
         Direction::OldestFirst => Cursor { low: last, ..window },
     });
-    for row in &rows {
-        page.add(Table::DeadLetter, row, rows::dead_letter(row)).map_err(read)?;
-    }
     add_attempts(pool, &mut page.items).await?;
     Ok(page)
-}
-
-fn last_of(rows: &[SqliteRow]) -> Result<Option<i64>, sqlx::Error> {
-    rows.last().map(|row| row.try_get("seq")).transpose()
 }
 
 /// What a new walk looks at. One from the oldest ends with what is there now.

@@ -24,7 +24,7 @@ use super::{
     books::Books,
     command::{Answer, Command, LetterRow, ParkRow, Work},
     functions, handover,
-    open::{Limits, connect_options, failed, migrate, prepare_file, read_options},
+    open::{Limits, connect_options, failed, is_missed, migrate, prepare_file, read_options},
     quarantine::Evictions,
     read::{self, Page},
     rows::Table,
@@ -66,6 +66,9 @@ impl SqliteQueue {
     /// `Newer` or `Older` when the schema is not that of this version, `Migration` and `Failed` when the disk or the
     /// file is at fault.
     pub async fn open(path: &Path, options: &QueueOptions) -> Result<(Self, Writer), QueueError> {
+        if let Err(gone) = is_missed(path) {
+            tracing::warn!(error = %Chain(&gone), "a new queue file is begun: what was parked in the other one is not in it");
+        }
         prepare_file(path)?;
         Self::open_with(connect_options(path, options), options).await
     }
@@ -271,7 +274,8 @@ impl Queue for SqliteQueue {
     }
 
     async fn skew(&self) -> Result<i64, QueueError> {
-        read::skew(self.readers()?).await.map_err(|error| failed("skew", error))
+        let skew = read::skew(self.readers()?).await;
+        self.noted(skew.map_err(|error| failed("skew", error)))
     }
 
     async fn backlog(&self) -> Result<Vec<Backlog>, QueueError> {
@@ -331,11 +335,13 @@ impl Queue for SqliteQueue {
     }
 
     async fn function_states(&self) -> Result<Vec<FunctionState>, QueueError> {
-        functions::function_states(self.readers()?).await.map_err(|error| failed("function_states", error))
+        let states = functions::function_states(self.readers()?).await;
+        self.noted(states.map_err(|error| failed("function_states", error)))
     }
 
     async fn unhanded(&self, limit: u32) -> Result<Unhanded, QueueError> {
-        handover::unhanded(self.readers()?, limit).await.map_err(|error| failed("unhanded", error))
+        let unhanded = handover::unhanded(self.readers()?, limit).await;
+        self.noted(unhanded.map_err(|error| failed("unhanded", error)))
     }
 
     async fn hand_over(&self, letters: Vec<Handover>, upto: i64) -> Result<u64, QueueError> {
@@ -343,8 +349,8 @@ impl Queue for SqliteQueue {
     }
 
     async fn usage(&self) -> Result<(u64, u64), QueueError> {
-        let used = read::usage(self.readers()?).await.map_err(|error| failed("usage", error))?;
-        Ok((used, self.max_bytes))
+        let used = read::usage(self.readers()?).await;
+        Ok((self.noted(used.map_err(|error| failed("usage", error)))?, self.max_bytes))
     }
 
     fn trouble(&self) -> Option<QueueError> {

@@ -140,6 +140,17 @@ impl Table {
 }
 
 impl Column {
+    /// Whether it can hold this number: no count and no weight is negative or beyond all bounds, and no moment so far away that
+    /// a sum with another could not be held. A file that says otherwise is damaged or forged, and would end the daemon that
+    /// reckons with it.
+    pub(super) fn can_hold(&self, number: i64) -> bool {
+        match self.name.as_str() {
+            "weight" | "length" | "took_us" => (0..=1 << 50).contains(&number),
+            "attempts" | "tries" | "earlier" | "replays" => (0..=1 << 30).contains(&number),
+            _ => number.unsigned_abs() <= 1 << 60,
+        }
+    }
+
     /// The value at this place of a row of an export.
     fn read(&self, at: usize) -> String {
         let value = format!("row.value ->> {at}");

@@ -266,6 +266,9 @@ fn put_row(
         text.push(b',');
         if column.kind == Kind::Integer {
             let number: Option<i64> = row.try_get(at)?;
+            if let Some(number) = number.filter(|number| !column.can_hold(*number)) {
+                return Err(sqlx::Error::Decode(format!("{number} as its `{}`", column.name).into()));
+            }
             text.extend_from_slice(number.map_or("null".to_owned(), |number| number.to_string()).as_bytes());
             continue;
         }

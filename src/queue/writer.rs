@@ -110,6 +110,9 @@ impl Writer {
             long.ended(unfinished);
         }
         self.readers.close().await;
+        if let Err(gone) = self.file.is_there() {
+            tracing::error!(error = %Chain(&gone), "the queue file ends with this process: what is still parked in it is lost");
+        }
         if let Some(conn) = self.conn
             && let Err(error) = conn.close().await
         {

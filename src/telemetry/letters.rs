@@ -2,7 +2,10 @@
 //! the audit, beside the relations, which may be away and know nothing of this daemon's own letters.
 
 use super::Metric;
-use crate::domain::delivery::{DeadReason, Delivery};
+use crate::domain::{
+    delivery::{DeadReason, Delivery},
+    ids::BindingId,
+};
 
 /// Somebody sent a dead letter on its way again.
 #[derive(Debug)]
@@ -139,6 +142,33 @@ impl ItemsEvicted<'_> {
             "the oldest items of the quarantine were dropped for newer ones: try again or discard what is there, or raise \
              `{setting}` in [queue] (told once a minute)"
         );
+    }
+}
+
+/// The parked deliveries of a binding that is taken back were cleared.
+#[derive(Debug)]
+pub struct ParkedCleared {
+    /// The binding.
+    pub binding: BindingId,
+    /// Whether they were forgotten, as whoever unbound it wanted; else they are dead letters (*unbound*).
+    pub discarded: bool,
+    /// How many.
+    pub deliveries: u64,
+}
+
+impl ParkedCleared {
+    /// Tells it, if there were any.
+    pub fn tell(&self) {
+        let Self { binding, deliveries, .. } = self;
+        match (deliveries, self.discarded) {
+            (0, _) => {}
+            (_, true) => {
+                tracing::warn!(%binding, deliveries, "parked deliveries were discarded with their binding");
+            }
+            (_, false) => {
+                tracing::info!(%binding, deliveries, "parked deliveries became dead letters with their binding");
+            }
+        }
     }
 }
 

@@ -147,7 +147,7 @@ pub struct LetterBatch {
     /// How many were not replayed because their functions have succeeded since, of which a late report told. Asked for by
     /// their ids they are.
     #[serde(default)]
-    pub succeeded: u64,
+    pub succeeded_late: u64,
     /// How many dead letters are still to be looked at, at most; counted up to 100,000.
     pub left: u64,
     /// What to give as `cursor` to go on; none when all were looked at.

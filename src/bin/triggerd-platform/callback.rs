@@ -8,7 +8,11 @@
 
 use crate::{clock, signature::Secret};
 use reqwest::{Response, StatusCode, header::RETRY_AFTER, redirect::Policy};
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -126,9 +130,9 @@ fn retry_after(answer: &Response, now: u64) -> Option<Duration> {
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
-    let seconds = u64::try_from(date.as_second()).ok()?.saturating_sub(now);
-    Some(Duration::from_secs(seconds))
+    let date = httpdate::parse_http_date(value).ok()?;
+    let now = UNIX_EPOCH + Duration::from_secs(now);
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// The beginning of what the answer says: a problem's `detail`, or its text.

@@ -67,7 +67,7 @@ pub(in crate::cli) struct BindArgs {
     #[arg(long, value_name = "NUMBER")]
     pub(in crate::cli) concurrency: Option<u32>,
     /// Most calls of the function in a second, such as 50 or 0.5; what exceeds it waits. No limit when not given.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_rate)]
     pub(in crate::cli) rate_limit: Option<f64>,
     /// Failed attempts after which a delivery becomes a dead letter; 10 when not given.
     #[arg(long, value_name = "NUMBER")]
@@ -126,6 +126,13 @@ fn parse_seconds(text: &str) -> Result<SignedDuration, String> {
         return Ok(time);
     }
     Err("it is counted in whole seconds: write for example 1s, 90s or 10m".to_owned())
+}
+
+/// A rate that JSON can say; its bounds are the daemon's.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok();
+    rate.filter(|rate| rate.is_finite())
+        .ok_or_else(|| "write a number of calls, such as 50 or 0.5".to_owned())
 }
 
 /// How long a result is waited for.

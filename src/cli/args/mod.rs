@@ -120,7 +120,8 @@ Outcomes:
   dead               given up; DETAIL is why, and `triggerd dead-letters` has it
   loop_suspected     a function seems to fire itself
 
-AT is when an attempt began, TOOK how long it was under way. Lines are in the order in which things ended.";
+AT is when an attempt began (of callback_* and no_result when it was reported, or when the wait
+ended), TOOK how long it was under way. Lines are in the order in which things ended.";
 
 const FUNCTIONS: &str = "\
 Columns:

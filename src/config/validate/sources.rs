@@ -102,6 +102,16 @@ fn webhook(place: &str, source: &WebhookConfig, to: &mut Vec<Problem>) {
     bound(place, &source.bound, source.max_body, to);
 }
 
+fn topic(place: &str, topic: &str, to: &mut Vec<Problem>) {
+    if topic.is_empty() {
+        to.push(Problem::error(place, "it is empty", "write the topic of MinIO's target"));
+    } else if !rumqttc::valid_filter(topic) {
+        let what = format!("`{}` is no topic filter", topic.escape_default());
+        let remedy = "`#` may only be the last level, and `+` a level of its own";
+        to.push(Problem::error(place, what, remedy));
+    }
+}
+
 fn mqtt(place: &str, source: &MqttConfig, to: &mut Vec<Problem>) {
     let key = |key: &str| format!("{place}.{key}");
     let url = Url::parse(&source.broker).filter(|url| matches!(url.scheme, "mqtt" | "mqtts"));
@@ -145,9 +155,7 @@ fn mqtt(place: &str, source: &MqttConfig, to: &mut Vec<Problem>) {
             ));
         }
     }
-    if source.topic.is_empty() {
-        to.push(Problem::error(key("topic"), "it is empty", "write the topic of MinIO's target"));
-    }
+    topic(&key("topic"), &source.topic, to);
     if source.keep_alive_s < 5 {
         let what = format!("{} s is too short for the client", source.keep_alive_s);
         to.push(Problem::error(key("keep_alive_s"), what, "use at least 5"));

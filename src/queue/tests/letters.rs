@@ -69,6 +69,31 @@ async fn turn(f: &Fixture, query: &mut LetterQuery) -> Vec<DeliveryId> {
 }
 
 #[tokio::test]
+async fn a_page_ends_at_its_bytes_and_a_walk_meets_every_letter_all_the_same() {
+    let f = Fixture::new().await;
+    let large = |n| Delivery::new(event(n, 1 << 20), binding(1), function("f"), NOW);
+    let all: Vec<_> = (0..10).map(large).collect();
+    for delivery in &all {
+        f.queue.bury(letter(delivery.clone(), NOW)).await.unwrap();
+    }
+    for (direction, first) in [(Direction::OldestFirst, 0), (Direction::NewestFirst, 9)] {
+        let mut query = LetterQuery { direction, ..newest(500) };
+        let (mut met, mut pages) = (Vec::new(), Vec::new());
+        loop {
+            let page = turn(&f, &mut query).await;
+            pages.push(page.len());
+            met.extend(page);
+            if query.cursor.is_none() {
+                break;
+            }
+        }
+        assert!(pages.len() > 2 && pages.iter().all(|letters| *letters <= 4), "{pages:?}");
+        assert_eq!((met.len(), met[0]), (10, all[first].id));
+        assert!(all.iter().all(|delivery| met.contains(&delivery.id)));
+    }
+}
+
+#[tokio::test]
 async fn a_walk_meets_what_stays_once_though_letters_come_and_go_between_its_pages() {
     let f = Fixture::new().await;
     let all: Vec<_> = (0..7).map(|n| delivery(n, "f")).collect();

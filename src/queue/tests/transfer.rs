@@ -185,6 +185,10 @@ async fn what_is_no_whole_export_changes_nothing() {
         (text.clone() + "more\n", "more after its end"),
         (text.replacen("[\"event\",", "[\"horoscope\",", 1), "names no table"),
         (text.replacen("[\"event\",", "[\"event\",1,", 1), "columns of `event`"),
+        (
+            text.replacen("1763740000000000", "9223372036854775807", 1),
+            "is no `accepted_at` of a row of `delivery`",
+        ),
     ];
     let new = stopped(Fixture::new().await).await;
     for (text, words) in cases {
@@ -195,6 +199,22 @@ async fn what_is_no_whole_export_changes_nothing() {
         assert!(here.is_empty(), "after {words}: {here:?}");
     }
     import(new.path(), text.as_bytes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_with_a_number_beyond_all_bounds_stays_where_it_is() {
+    let f = full().await;
+    f.run("UPDATE delivery SET held_since = -9223372036854775808 WHERE held").await;
+    f.run("UPDATE dead_letter SET weight = -9223372036854775808 WHERE seq = 1").await;
+    let old = stopped(f).await;
+    let (text, exported) = export(old.path()).await;
+    assert_eq!((exported.left_out, exported.problems.len()), (2, 2));
+    for (problem, words) in exported.problems.iter().zip(["`held_since`", "`weight`"]) {
+        assert!(problem.contains(words), "{problem}");
+    }
+    let new = stopped(Fixture::new().await).await;
+    let imported = import(new.path(), &text).await.unwrap();
+    assert_eq!((count(&imported.rows, "delivery"), count(&imported.rows, "dead_letter")), (2, 2));
 }
 
 #[tokio::test]

@@ -14,8 +14,9 @@ use crate::{
         batch::used_bytes,
         handover::{count_unhanded, pass_all_but},
         open::failed,
-        tables::{Column, TABLES},
+        tables::{Column, Kind, TABLES},
     },
+    telemetry::excerpt,
 };
 
 /// Longest line that is read; far beyond the largest notification that a source takes.
@@ -123,6 +124,15 @@ fn row<R>(lines: &Incoming<R>, columns: &[Vec<Column>]) -> Result<usize, Transfe
     let at = at.ok_or_else(|| foreign("it names no table".into()))?;
     if items.len() != columns[at].len() + 1 || columns[at].is_empty() {
         return Err(foreign(format!("{} columns of `{}`", items.len() - 1, TABLES[at].name)));
+    }
+    for (item, column) in
+        items[1..].iter().zip(&columns[at]).filter(|(_, column)| column.kind == Kind::Integer)
+    {
+        let number: Result<Option<i64>, _> = serde_json::from_str(item.get());
+        if !number.is_ok_and(|number| number.is_none_or(|number| column.can_hold(number))) {
+            let (said, table) = (excerpt(item.get().as_bytes(), 64), TABLES[at].name);
+            return Err(foreign(format!("{said} is no `{}` of a row of `{table}`", column.name)));
+        }
     }
     Ok(at)
 }
