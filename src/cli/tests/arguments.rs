@@ -112,6 +112,9 @@ fn wrong_arguments_are_refused_with_a_hint() {
     assert!(refused(&format!("{BIND} --max-event-age 1500ms")).contains("whole seconds"));
     assert!(refused(&format!("{BIND} --timeout 1mo")).contains("ms, s, m, h or d"));
     assert!(refused(&format!("{BIND} --payload xml")).contains("s3-records"));
+    for rate in ["nan", "inf", "many"] {
+        assert!(refused(&format!("{BIND} --rate-limit {rate}")).contains("such as 50 or 0.5"), "{rate}");
+    }
     assert!(refused("bindings nonsense").contains("32 hexadecimal digits"));
     assert!(refused("dead-letters replay").contains("required"));
     assert!(refused("dead-letters discard --all").contains("--why"));

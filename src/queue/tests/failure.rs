@@ -1,6 +1,6 @@
 //! A disk that fails: the right error, nothing lost, and going on when it is well again.
 
-use std::time::Duration;
+use std::{os::unix::fs::FileExt, time::Duration};
 
 use futures_util::future::join_all;
 use sqlx::Connection;
@@ -91,6 +91,31 @@ async fn disk_without_room_fails_the_batch_and_keeps_what_was_there() {
     let last = Delivery::new(event(999, 100), binding(1), function("f"), NOW);
     assert_eq!(queue.park(park(last, NOW)).await.unwrap(), Parked::Written);
     assert_eq!(queue.due(&function("f"), NOW, &[], 999).await.unwrap().len(), parked.len() - 2 + 1);
+    queue.close().await;
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn damage_that_a_reader_of_letters_meets_holds_the_queue_back() {
+    let f = Fixture::new().await;
+    for n in 0..3 {
+        f.queue.bury(letter(delivery(n, "f"), NOW)).await.unwrap();
+    }
+    let root = f.number("SELECT rootpage FROM sqlite_schema WHERE name = 'dead_letter'").await;
+    let size = f.number("PRAGMA page_size").await;
+    f.queue.close().await;
+    f.writer.await.unwrap();
+    let path = f.dir.path().join("queue.db");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0xff; 512], u64::try_from((root - 1) * size).unwrap()).unwrap();
+
+    let (queue, writer) = SqliteQueue::open(&path, &f.options).await.unwrap();
+    let writer = tokio::spawn(writer.run());
+    assert!(queue.trouble().is_none(), "nobody has read it");
+    let error = queue.dead_letters(&LetterQuery::default()).await.unwrap_err();
+    assert!(error.remedy().contains("it is damaged"), "{error:?}");
+    assert!(queue.trouble().is_some(), "readiness says it");
+    queue.park(park(delivery(9, "f"), NOW)).await.unwrap_err();
     queue.close().await;
     writer.await.unwrap();
 }

@@ -86,6 +86,10 @@ async fn a_glance_tells_what_is_missing_damaged_older_and_newer() {
     assert_eq!(glanced(dir.path()).await, Ok(None));
     assert_eq!(glanced(&dir.path().join("not/there")).await, Ok(None));
     let path = dir.path().join("queue.db");
+    fs::write(dir.path().join("queue.db-wal"), "commits of a file that is gone").unwrap();
+    let said = glanced(dir.path()).await.unwrap_err();
+    assert!(said.contains("queue.db was deleted"), "{said}");
+    fs::remove_file(dir.path().join("queue.db-wal")).unwrap();
     fs::write(&path, "").unwrap();
     assert_eq!(glanced(dir.path()).await, Ok(None));
     fs::write(&path, "no database, and long enough to have a header".repeat(100)).unwrap();
