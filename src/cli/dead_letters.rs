@@ -228,8 +228,8 @@ async fn deal(client: &Client, choice: Choice, deed: Deed, terminal: &mut Termin
 async fn each(client: &Client, choice: Choice, deed: Deed, terminal: &mut Terminal) -> anyhow::Result<Ended> {
     let one_by_name = choice.ids.len() == 1;
     let (mut done, mut failed): (Vec<DeliveryId>, Vec<Value>) = (Vec::new(), Vec::new());
-    let ids: BTreeSet<DeliveryId> = choice.ids.into_iter().collect();
-    for id in ids {
+    let mut met = BTreeSet::new();
+    for id in choice.ids.into_iter().filter(|id| met.insert(*id)) {
         match deed.one(client, id).await {
             Ok(word) => {
                 if !terminal.json() {

@@ -8,7 +8,10 @@ use std::{
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
-use super::*;
+use super::{
+    fakes::{Function, driver},
+    *,
+};
 use crate::{
     domain::{
         binding::{BindingSpec, State, Wanted},
@@ -20,7 +23,6 @@ use crate::{
         outcome::{Class, Outcome},
         secret::SigningSecret,
     },
-    platform::{Call, Established, Inspection, PlatformError},
     queue::{Park, QueueOptions, SqliteQueue, Ticket},
 };
 
@@ -53,26 +55,10 @@ pub(super) struct Script {
 }
 
 #[async_trait]
-impl Driver for Script {
-    async fn establish(&self, _: &Binding, _: &str) -> Result<Established, PlatformError> {
-        Ok(Established::Confirmed)
-    }
-
-    async fn inspect(&self, _: &Binding) -> Result<Inspection, PlatformError> {
-        Ok(Inspection::Missing)
-    }
-
-    async fn withdraw(&self, _: BindingId) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn check(&self) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn invoke(&self, call: Call<'_>) -> Outcome {
-        lock(&self.calls).push(call.delivery.id);
-        if call.delivery.function.name.starts_with("hanging") {
+impl Function for Script {
+    async fn called(&self, binding: &Binding, delivery: &Delivery) -> Outcome {
+        lock(&self.calls).push(delivery.id);
+        if delivery.function.name.starts_with("hanging") {
             return std::future::pending().await;
         }
         let running = self.now.fetch_add(1, Ordering::SeqCst) + 1;
@@ -83,7 +69,7 @@ impl Driver for Script {
         }
         let queue = lock(&self.queue).clone();
         if let Some(queue) = queue {
-            let parked = queue.parked_of(call.binding.id).await.unwrap();
+            let parked = queue.parked_of(binding.id).await.unwrap();
             lock(&self.seen_parked).push(parked);
         }
         let act = lock(&self.acts).pop_front().unwrap_or(Act::Answer(Class::Ok));
@@ -229,7 +215,7 @@ impl Bench {
         });
         let mirror = Arc::new(Mirror::default());
         lock(&mirror.bindings).insert(binding.id, Arc::clone(&binding));
-        let driver: Arc<dyn Driver> = script.clone();
+        let driver = driver(script.clone());
         let (dispatcher, suspected) = Dispatcher::new(Parts {
             queue: queue.clone(),
             bindings: mirror.clone(),

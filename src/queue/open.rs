@@ -123,8 +123,8 @@ pub(super) fn read_options(writer: &SqliteConnectOptions, options: &QueueOptions
         .disable_statement_logging()
 }
 
-/// `Gone` when there is no such file, and a log of one is there: SQLite removes the log last, so somebody has deleted or
-/// moved the file, and what was parked in it is not here.
+/// `Gone` when there is no such file, and a log of one is there: SQLite removes a log and never its file, so somebody has
+/// deleted or moved that, and what was parked in it is not here.
 pub(super) fn is_missed(path: &Path) -> Result<(), QueueError> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
