@@ -86,10 +86,11 @@ pub(crate) fn stop_shared() {
 #[derive(Debug)]
 pub(crate) struct SqlServer {
     engine: Engine,
+    // Before its folder, which could not be removed while it writes there: fields are dropped in this order.
+    process: Option<Process>,
     folder: TempDir,
     program: PathBuf,
     port: u16,
-    process: Option<Process>,
     databases: AtomicU32,
 }
 

@@ -61,11 +61,12 @@ pub(crate) struct MinioOptions {
 /// A MinIO, which keeps its data, its port and its options over [`stop`](Self::stop) and [`start_again`](Self::start_again).
 #[derive(Debug)]
 pub(crate) struct Minio {
+    // Before its folder, which could not be removed while it writes there: fields are dropped in this order.
+    process: Option<Process>,
     folder: TempDir,
     program: PathBuf,
     options: MinioOptions,
     port: u16,
-    process: Option<Process>,
     s3: aws_sdk_s3::Client,
 }
 

@@ -44,12 +44,13 @@ pub(crate) struct MosquittoOptions {
 /// A Mosquitto, which keeps its folder, port and options over a restart.
 #[derive(Debug)]
 pub(crate) struct Mosquitto {
+    // Before its folder, which could not be removed while it writes there: fields are dropped in this order.
+    process: Option<Process>,
     folder: TempDir,
     program: PathBuf,
     options: MosquittoOptions,
     port: u16,
     certificates: Option<Certificates>,
-    process: Option<Process>,
 }
 
 restartable!(Mosquitto, |_server| "Mosquitto");

@@ -1,6 +1,6 @@
 //! A disk that misbehaves on demand, and an installation whose daemon keeps its queue on it.
 //!
-//! `disk_faults.c` is built by `cc` when it is first needed and preloaded into the daemon: what the daemon writes below
+//! `disk_faults.c` is built by `cc` in the test's folder and preloaded into the daemon: what the daemon writes below
 //! its state directory goes through it. `mount` would need root.
 
 use std::{
@@ -8,14 +8,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::LazyLock,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use super::world::{Plan, SOON, WEBHOOK_TOKEN, Way, World, noting};
 use crate::harness::{suite::Ctx, wait::eventually};
@@ -25,28 +23,22 @@ pub(crate) const RECORDING: &str = include_str!("../../fixtures/minio/webhook-ob
 /// How long anything may take that waits for a slow disk, or for MinIO to send again.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-static SHIM: LazyLock<Shim> = LazyLock::new(|| build("disk_faults"));
-
-/// A library to be preloaded, in the folder that it is kept in.
-pub(crate) type Shim = Result<(TempDir, PathBuf), String>;
-
-/// Builds a C file of this folder.
-pub(crate) fn build(name: &str) -> Shim {
-    let build = || -> Result<_> {
-        let folder = tempfile::Builder::new().prefix("triggerd-preload-").tempdir()?;
-        let library = folder.path().join(format!("{name}.so"));
+/// Builds a C file of this folder into `into`, unless that was done before: a library to be preloaded.
+pub(crate) fn shim(name: &str, into: &Path) -> Result<String> {
+    let library = into.join(format!("{name}.so"));
+    if !library.exists() {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/pipeline/{name}.c"));
         let mut command = Command::new("cc");
         command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
         let output = command.output().context("cc was not started; remedy: install build-essential")?;
         ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
-        Ok((folder, library))
-    };
-    build().map_err(|error| format!("{error:#}"))
+    }
+    Ok(library.display().to_string())
 }
 
 /// What happens to the writes of the daemon's state directory.
 pub(crate) struct Disk {
+    folder: PathBuf,
     control: PathBuf,
     state: PathBuf,
 }
@@ -55,14 +47,13 @@ impl Disk {
     /// A disk that is well, below this folder.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         let folder = folder.canonicalize()?;
-        Ok(Self { control: folder.join("disk.control"), state: folder.join("state") })
+        Ok(Self { control: folder.join("disk.control"), state: folder.join("state"), folder })
     }
 
     /// What the daemon's environment needs.
     pub(crate) fn env(&self) -> Result<Vec<(&'static str, String)>> {
-        let (_folder, library) = SHIM.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
         Ok(vec![
-            ("LD_PRELOAD", library.display().to_string()),
+            ("LD_PRELOAD", shim("disk_faults", &self.folder)?),
             ("DISK_FAULTS_DIR", self.state.display().to_string()),
             ("DISK_FAULTS_CONTROL", self.control.display().to_string()),
         ])

@@ -6,7 +6,7 @@ use std::{
     os::unix::{fs::FileExt as _, net::UnixDatagram},
     path::{Path, PathBuf},
     sync::{
-        Arc, LazyLock, Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -16,13 +16,12 @@ use std::{
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
-use super::disk_faults::{Shim, build};
+use super::disk_faults::shim;
 use crate::harness::wait::eventually;
-
-static SHIM: LazyLock<Shim> = LazyLock::new(|| build("life_faults"));
 
 /// What is wrong with the host of the daemon.
 pub(crate) struct Host {
+    folder: PathBuf,
     clock: PathBuf,
     control: PathBuf,
 }
@@ -31,15 +30,14 @@ impl Host {
     /// A host that is well, with its controls in this folder.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         let folder = folder.canonicalize()?;
-        let host = Self { clock: folder.join("host.clock"), control: folder.join("host.control") };
+        let host = Self { clock: folder.join("host.clock"), control: folder.join("host.control"), folder };
         fs::write(&host.clock, 0_i64.to_ne_bytes())?;
         Ok(host)
     }
 
     /// What the daemon's environment needs; `env` may have another library preloaded.
     pub(crate) fn env(&self, mut env: Vec<(&'static str, String)>) -> Result<Vec<(&'static str, String)>> {
-        let (_folder, library) = SHIM.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-        let library = library.display().to_string();
+        let library = shim("life_faults", &self.folder)?;
         match env.iter_mut().find(|(name, _)| *name == "LD_PRELOAD") {
             Some((_, others)) => *others = format!("{library}:{others}"),
             None => env.push(("LD_PRELOAD", library)),

@@ -226,6 +226,11 @@ impl Daemon {
         Ok(list.clone())
     }
 
+    /// The end of its log, for errors.
+    pub(crate) fn log_tail(&self) -> String {
+        self.process.as_ref().map_or_else(|| "it does not run".to_owned(), Process::log_tail)
+    }
+
     /// Everything it has logged.
     pub(crate) fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)
