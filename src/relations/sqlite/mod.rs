@@ -42,6 +42,11 @@ const LOCK_REVISION: &str = "SELECT revision FROM revision WHERE id = 1";
 const NODES: &str = "SELECT name, revision, admin_url, \
      CAST(unixepoch('subsec') * 1000000 AS INTEGER) - seen_at AS silent_us FROM node ORDER BY name";
 
+/// How long a statement waits for a lock of another process.
+const BUSY: Duration = Duration::from_secs(10);
+/// The pause before a file is opened again that another process had locked.
+const REOPEN: Duration = Duration::from_millis(20);
+
 async fn heartbeat(
     tx: &mut Connection,
     node: &str,
@@ -140,14 +145,9 @@ impl SqliteRelations {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10))
+            .busy_timeout(BUSY)
             .disable_statement_logging();
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options)
-            .await
-            .map_err(failed("open its file"))?;
+        let pool = open_pool(options).await.map_err(failed("open its file"))?;
         Ok(Self {
             pool,
             kept_changes: rows::KEPT_CHANGES,
@@ -195,6 +195,32 @@ impl SqliteRelations {
     fn lock_table(&self) -> std::sync::MutexGuard<'_, HashSet<(String, String)>> {
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens the file, again while another process has it locked, for twice [`BUSY`] at most.
+///
+/// SQLite waits for a lock by itself ([`BUSY`]) in all but one case: two that turn a new file to WAL at the same moment
+/// could wait for each other, so one of them is told at once that it is locked.
+async fn open_pool(options: SqliteConnectOptions) -> sqlx::Result<SqlitePool> {
+    let mut locked = None;
+    let opened = tokio::time::timeout(2 * BUSY, async {
+        loop {
+            let pool = SqlitePoolOptions::new().max_connections(4).acquire_timeout(BUSY);
+            match pool.connect_with(options.clone()).await {
+                Err(error) if is_locked(&error) => locked = Some(error),
+                outcome => return outcome,
+            }
+            tokio::time::sleep(REOPEN).await;
+        }
+    });
+    let opened = opened.await;
+    opened.unwrap_or_else(|_| Err(locked.unwrap_or(sqlx::Error::PoolTimedOut)))
+}
+
+/// Whether it is SQLite's `SQLITE_BUSY`, in any of its extended codes.
+fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    code.is_some_and(|code| code & 0xff == 5)
 }
 
 /// Makes the file if it is not there; from then on only its user may read it. SQLite gives its companions (`-wal`,
